@@ -1,0 +1,68 @@
+"""The only object that reads clocks.
+
+Wall-clock time says when a timer is due; monotonic time measures waits. They are never mixed: a
+wall clock that is set back must not stall a wait, and one that is set forward must not stretch it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+__all__ = ["Clock", "ManualClock", "SystemClock"]
+
+
+class Clock(Protocol):
+    """What the rooms are given instead of ``time``."""
+
+    def now_ms(self) -> int:
+        """Wall-clock time, epoch milliseconds, rounded down."""
+
+    def ceil_ms(self) -> int:
+        """Wall-clock time, epoch milliseconds, rounded up.
+
+        A relative time-out counts from here, so that a timer of 1 ms never fires 0.2 ms after
+        its request merely because the request came late in a millisecond.
+        """
+
+    def monotonic_s(self) -> float:
+        """Seconds on a clock that never jumps."""
+
+
+class SystemClock:
+    """The clocks of the machine."""
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def ceil_ms(self) -> int:
+        return -(-time.time_ns() // 1_000_000)
+
+    def monotonic_s(self) -> float:
+        return time.monotonic()
+
+
+class ManualClock:
+    """A clock that stands still until a test moves it; wall and monotonic time can part."""
+
+    def __init__(self, now_ms: int = 1_700_000_000_000) -> None:
+        self._wall_ms = now_ms
+        self._monotonic_ms = 0
+
+    def now_ms(self) -> int:
+        return self._wall_ms
+
+    def ceil_ms(self) -> int:
+        return self._wall_ms
+
+    def monotonic_s(self) -> float:
+        return self._monotonic_ms / 1000
+
+    def advance(self, ms: int) -> None:
+        """Let ``ms`` milliseconds pass on both clocks."""
+        self._wall_ms += ms
+        self._monotonic_ms += ms
+
+    def jump(self, ms: int) -> None:
+        """Set the wall clock forward or back; monotonic time does not notice."""
+        self._wall_ms += ms

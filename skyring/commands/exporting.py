@@ -1,0 +1,123 @@
+"""The work of ``skyring export``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
+from pathlib import Path
+from typing import IO
+
+import msgspec
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from skyring.client import SkyringClient
+from skyring.commands.output import say
+from skyring.commands.stored import Stored, read_stored_list
+from skyring.errors import SkyringError
+
+__all__ = ["Export", "entry_line"]
+
+PAGE_ENTRIES = 1_000
+SHOW_EVERY = 500
+
+
+class _Entry(msgspec.Struct):
+    id: str
+    at: int
+    data: msgspec.Raw
+    callback: msgspec.Raw
+
+
+def entry_line(timer: Stored) -> bytes:
+    """One line that ``POST /timers`` takes; it is due when its next attempt would have been."""
+    entry = _Entry(timer.id, timer.next, timer.data, timer.callback)
+    # A line break can only be white space between the user's tokens: within strings JSON has none.
+    line = msgspec.json.encode(entry).replace(b"\n", b" ").replace(b"\r", b" ")
+    return line + b"\n"
+
+
+class Export:
+    """All pending timers of a server, into a file or standard output."""
+
+    def __init__(self, output: str) -> None:
+        self._output = output
+
+    async def run(self, client: SkyringClient) -> None:
+        """Write the export.
+
+        Raises:
+            SkyringError: the file cannot be written. It is left as it was before.
+        """
+        try:
+            with _opened(self._output) as file, self._progress() as progress:
+                count = await self._copy(client, file, progress)
+        except BrokenPipeError:
+            raise  # whoever reads our output has seen enough
+        except OSError as error:
+            raise SkyringError(f"cannot write {self._output}: {error.strerror}") from error
+        if self._output != "-":
+            say(f"{count} exported to {self._output}")
+
+    async def _copy(self, client: SkyringClient, file: IO[bytes], progress: Progress) -> int:
+        task = progress.add_task("exported", total=None)
+        count = 0
+        params = {"limit": PAGE_ENTRIES}
+        pages = client.pages("/timers", "timers", read_stored_list, params)
+        async with aclosing(pages):
+            async for timer in pages:
+                file.write(entry_line(timer))
+                count += 1
+                if count % SHOW_EVERY == 0:
+                    progress.update(task, completed=count)
+        file.flush()
+        progress.update(task, completed=count)
+        return count
+
+    def _progress(self) -> Progress:
+        console = Console(stderr=True)
+        # Timers and a moving line on the same terminal would spoil each other.
+        mixed = self._output == "-" and sys.stdout.isatty()
+        return Progress(
+            SpinnerColumn(finished_text=" "),
+            TextColumn("{task.completed:,.0f} timers {task.description}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=mixed or not console.is_terminal,
+        )
+
+
+@contextmanager
+def _opened(output: str) -> Iterator[IO[bytes]]:
+    """Standard output, or a file that takes its name only when all has gone well."""
+    if output == "-":
+        yield sys.stdout.buffer
+        return
+    target = Path(output).resolve()
+    if target.exists() and not target.is_file():
+        # A device or a pipe cannot be replaced by a file of its name.
+        with target.open("wb") as device:
+            yield device
+        return
+    with tempfile.NamedTemporaryFile(
+        dir=target.parent, prefix=f".{target.name}.", suffix=".part", delete=False
+    ) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o666 & ~_umask())
+            os.replace(file.name, target)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def _umask() -> int:
+    """The permissions that new files lack; it can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,176 @@
+"""The composition root: the only file that knows every room."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Coroutine, Iterable
+
+from skyring.clock import Clock, SystemClock
+from skyring.settings import Settings
+from skyring.storage.registry import make_storage
+from skyring.timers.delivery import Delivery
+from skyring.timers.pages import TimerPages
+from skyring.timers.retry import RetryPolicy
+from skyring.timers.service import TimerService
+from skyring.timers.state import TimerState
+from skyring.transports.base import Transport
+from skyring.transports.registry import load_transports
+
+__all__ = ["Node"]
+
+logger = logging.getLogger(__name__)
+
+CANCEL_TIMEOUT_S = 5.0
+"""Time allowed to what was cancelled."""
+
+
+class Node:
+    """One running Skyring: storage, transports, timers and their delivery, without HTTP.
+
+    Args:
+        settings: immutable.
+        transports: more transports than the built-in, as classes or objects.
+        clock: what time it is; None takes the machine's.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        transports: Iterable[Transport | type[Transport]] = (),
+        clock: Clock | None = None,
+    ) -> None:
+        self.settings = settings
+        clock = SystemClock() if clock is None else clock
+        retry = settings.retry
+        self._storage = make_storage(settings.storage, settings.slots)
+        self._transports = load_transports(settings.delivery, transports)
+        self._state = TimerState(
+            self._storage, clock, settings.slots, settings.timers.scheduled_max
+        )
+        self.service = TimerService(self._state, self._transports, settings.delivery, retry)
+        self.pages = TimerPages(self._state, settings.http.page_bytes_max)
+        self._delivery = Delivery(
+            self._state,
+            self._transports,
+            settings.timers,
+            settings.delivery,
+            RetryPolicy(retry.attempts, retry.backoff_ms, retry.max_ms),
+            random.random,
+        )
+        self._not_ready: str | None = "starting"
+        self._opened: list[Transport] = []
+        self._stop = asyncio.Event()
+        self._ending: asyncio.Future[None] | None = None
+        self._started = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Open everything and begin to fire timers.
+
+        Raises:
+            StorageError: the storage cannot be opened.
+            Exception: a transport cannot be opened.
+        """
+        if self._started:
+            raise RuntimeError("a node is started once; make another one")
+        self._started = True
+        try:
+            await self._storage.open()
+            await self._storage.acquire(range(self.settings.slots))
+            for transport in self._transports.values():
+                await transport.open()
+                self._opened.append(transport)
+        except BaseException:
+            await self._close()
+            raise
+        for slot in range(self.settings.slots):
+            self._state.schedule.add_slot(slot)
+        self._group = asyncio.TaskGroup()
+        running = asyncio.Event()
+        self._task = asyncio.create_task(self._run(running), name="skyring")
+        await running.wait()
+        self._not_ready = None
+
+    def not_ready(self) -> str | None:
+        """Why this node should get no requests now; None if it should."""
+        return self._storage.not_ready() if self._not_ready is None else self._not_ready
+
+    def announce_stop(self) -> None:
+        """Fail readiness; everything goes on working."""
+        self._not_ready = "stopping"
+
+    def spawn(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
+        """Run a task that belongs to this node: the node fails with it, and ends it."""
+        if self._task is None:
+            work.close()
+            raise RuntimeError("the node is not started yet")
+        return self._group.create_task(work, name=name)
+
+    async def wait(self) -> None:
+        """Wait until the node has stopped; raises what made it fail."""
+        if self._task is None:
+            raise RuntimeError("the node is not started yet")
+        await asyncio.shield(self._task)
+
+    async def stop(self) -> None:
+        """End the deliveries under way, then close transports and storage.
+
+        Deliveries that do not end in time are made again after the next start.
+        """
+        self.announce_stop()
+        self._stop.set()
+        if self._ending is None:
+            self._ending = asyncio.ensure_future(self._end())
+        await asyncio.shield(self._ending)
+
+    async def _end(self) -> None:
+        if self._task is not None:
+            timeout_s = self.settings.shutdown.drain_ms / 1000 + CANCEL_TIMEOUT_S
+            _, stuck = await asyncio.wait([self._task], timeout=timeout_s)
+            if stuck:
+                logger.error("a delivery does not end though it was cancelled; it is left behind")
+            elif not self._task.cancelled() and self._task.exception() is not None:
+                logger.debug("stopped after a failure that wait() tells")
+        await self._close()
+
+    async def _run(self, running: asyncio.Event) -> None:
+        try:
+            async with self._group:
+                running.set()
+                delivering = self._group.create_task(self._delivery.run(), name="delivery")
+                watching = self._group.create_task(self._storage.failed(), name="storage")
+                await self._stop.wait()
+                await self._wind_down(delivering)
+                watching.cancel()
+        except BaseExceptionGroup as failures:
+            self._not_ready = "failed"
+            # The first is the cause, the others were cancelled for it.
+            cause = failures.exceptions[0]
+            while isinstance(cause, BaseExceptionGroup):
+                cause = cause.exceptions[0]
+            logger.critical("the node has failed: %s", cause)
+            # Nothing would fire any more, so nothing more may be acknowledged.
+            await self._storage.close()
+            raise cause from failures
+
+    async def _wind_down(self, delivering: asyncio.Task[None]) -> None:
+        self._delivery.stop()
+        timeout_s = self.settings.shutdown.drain_ms / 1000
+        _, late = await asyncio.wait([delivering], timeout=timeout_s)
+        if late:
+            logger.warning("some deliveries did not end in time; they are made again after a start")
+            delivering.cancel()
+
+    async def _close(self) -> None:
+        timeout_s = self.settings.shutdown.drain_ms / 1000 + CANCEL_TIMEOUT_S
+        while self._opened:
+            transport = self._opened.pop()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await transport.close()
+            except Exception:  # a transport may be anybody's code
+                logger.exception("the transport %s did not close", transport.name)
+        await self._storage.close()

@@ -1,0 +1,269 @@
+"""The blocking half of the LevelDB backend: files, locks, damage. It runs on threads.
+
+LevelDB goes on acknowledging writes into a log that it cannot read back after one failed log
+write (google/leveldb #577, #578), so after any write error the database is closed, opened again and
+verified here before anything more is acknowledged.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import plyvel
+
+from skyring.errors import StorageError, StorageLocked
+from skyring.storage.seal import SealBroken, seal, unseal
+
+__all__ = [
+    "GROUP_KEY",
+    "QUARANTINE_PREFIX",
+    "LevelDBFiles",
+    "Scan",
+    "plain",
+    "quarantined_slots",
+    "read_number",
+    "read_record",
+    "scan_records",
+    "slot_prefix",
+]
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Version of the key layout below."""
+FORMAT_KEY = b"m/format"
+GROUP_KEY = b"m/group"
+"""Number of the last group of writes; it shows after a reopening whether any is missing."""
+PROBE_KEY = b"m/probe"
+LOCK_PATTERN = re.compile(r"IO error: lock ")
+QUARANTINE_PREFIX = b"q/"
+"""Damaged records are kept as they were found under this prefix and their old key."""
+
+
+def slot_prefix(slot: int) -> bytes:
+    """What the keys of a slot begin with: ``s`` and two bytes, big-endian."""
+    return b"s" + slot.to_bytes(2, "big")
+
+
+@dataclass(frozen=True)
+class LevelDBFiles:
+    """How to open the database in one directory."""
+
+    path: Path
+    slots: int
+    cache_bytes: int
+    write_buffer_bytes: int
+    open_files_max: int
+    compression: Literal["snappy"] | None = None
+
+    def open(self) -> tuple[Any, bool]:
+        """The open database, and whether damage was found on the way.
+
+        Raises:
+            StorageLocked: another process holds the directory.
+            StorageError: it cannot be created or read, or belongs to other settings.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot create {self.path}: {error.strerror}") from error
+        try:
+            db, damaged = self._open_strictly(), False
+        except plyvel.CorruptionError as error:
+            db, damaged = self._open_damaged(error), True
+        try:
+            self._check_format(db)
+        except plyvel.Error as error:
+            db.close()  # or the lock stays taken
+            raise StorageError(f"cannot use {self.path}: {plain(error)}") from error
+        except BaseException:
+            db.close()
+            raise
+        return db, damaged
+
+    def verify(self, db: Any, group: int) -> None:
+        """After a failed write: is every acknowledged group there, and does writing work again?
+
+        Raises:
+            StorageError: an acknowledged write is missing. Going on would hide it.
+            plyvel.Error: writing or reading fails still.
+        """
+        found = read_number(db, GROUP_KEY)
+        if found < group:
+            raise StorageError(
+                f"{self.path} has lost acknowledged writes: it ends at group {found},"
+                f" but group {group} was acknowledged"
+            )
+        db.put(PROBE_KEY, seal(PROBE_KEY, group.to_bytes(8, "big")), sync=True)
+        if read_number(db, PROBE_KEY) != group:
+            raise StorageError(f"{self.path} does not give back what is written to it")
+
+    def _open_strictly(self, *, paranoid: bool = True) -> Any:
+        try:
+            return plyvel.DB(
+                str(self.path),
+                create_if_missing=True,
+                paranoid_checks=paranoid,
+                lru_cache_size=self.cache_bytes,
+                write_buffer_size=self.write_buffer_bytes,
+                max_open_files=self.open_files_max,
+                bloom_filter_bits=10,
+                compression=self.compression,
+            )
+        except plyvel.IOError as error:
+            text = plain(error)
+            if LOCK_PATTERN.search(text) is not None:
+                raise StorageLocked(
+                    f"{self.path} is in use by another Skyring; stop that one, or give this one"
+                    " its own directory with --storage:path"
+                ) from error
+            raise StorageError(f"cannot open {self.path}: {plain(error)}") from error
+
+    def _open_damaged(self, found: Exception) -> Any:
+        """Open what can be read, keeping the damaged files for whoever wants to look at them."""
+        try:
+            kept = self._keep_files()
+        except OSError as error:
+            raise StorageError(
+                f"{self.path} is damaged ({plain(found)}), and its files cannot be kept: {error}"
+            ) from error
+        logger.error(
+            "%s is damaged (%s): timers may be lost. What can be read is served;"
+            " the files as they were found are kept in %s",
+            self.path,
+            plain(found),
+            kept,
+        )
+        try:
+            return self._open_strictly(paranoid=False)
+        except plyvel.Error as error:
+            raise StorageError(
+                f"{self.path} is damaged beyond what can be opened ({plain(error)}); restore it"
+                " from a backup, or start with another --storage:path"
+            ) from error
+
+    def _keep_files(self) -> Path:
+        number = 1
+        while (kept := self.path / f"damaged-{number}").exists():
+            number += 1
+        kept.mkdir()
+        for file in sorted(self.path.iterdir()):
+            if file.is_file() and file.name != "LOCK":
+                # Table files are never changed in place and logs are deleted after recovery,
+                # so a hard link keeps them as they are at no cost.
+                os.link(file, kept / file.name)
+        return kept
+
+    def _check_format(self, db: Any) -> None:
+        mine = {"format": FORMAT, "slots": self.slots}
+        try:
+            stored = read_record(db, FORMAT_KEY)
+        except SealBroken as error:
+            logger.error(
+                "%s has a damaged format record (%s); it is taken to be %s", self.path, error, mine
+            )
+            stored = None
+        if stored is None:
+            db.put(FORMAT_KEY, seal(FORMAT_KEY, json.dumps(mine).encode()), sync=True)
+            return
+        found = json.loads(stored)
+        for name, value in mine.items():
+            if found.get(name) != value:
+                raise StorageError(
+                    f"{self.path} was written with {name} {found.get(name)},"
+                    f" but this node is set to {name} {value}"
+                )
+
+
+def plain(error: Exception) -> str:
+    """LevelDB's words, which plyvel hands on as the picture of some bytes."""
+    argument = error.args[0] if error.args else ""
+    return argument.decode(errors="replace") if isinstance(argument, bytes) else str(error)
+
+
+def read_number(db: Any, key: bytes) -> int:
+    """The number under a key of ours, 0 if there is none."""
+    try:
+        value = read_record(db, key)
+    except SealBroken as error:
+        raise StorageError(f"the record {key!r} is damaged: {error}") from error
+    return 0 if value is None else int.from_bytes(value, "big")
+
+
+def read_record(db: Any, key: bytes) -> bytes | None:
+    """The value of a key, or None; whatever LevelDB's own block checksum says.
+
+    A block whose checksum fails may well hold this record undamaged, so our own checksum decides.
+
+    Raises:
+        SealBroken: the record is damaged.
+    """
+    try:
+        sealed = db.get(key)
+    except plyvel.CorruptionError as error:
+        raise SealBroken(plain(error)) from error
+    return None if sealed is None else unseal(key, sealed)
+
+
+class Scan(NamedTuple):
+    """What a scan has found."""
+
+    pairs: list[tuple[bytes, bytes]]
+    broken: list[tuple[bytes, bytes]]
+    """Damaged records, as they were found."""
+    has_gap: bool
+    """Was there a part that could not be read at all?"""
+
+
+def scan_records(db: Any, start: bytes, stop: bytes, limit: int) -> Scan:
+    """Up to ``limit`` sound pairs in ``[start, stop)``, and what is damaged between.
+
+    A block of the files that cannot be read ends an iterator. What lies behind it is then read
+    from the other end.
+    """
+    pairs: list[tuple[bytes, bytes]] = []
+    broken: list[tuple[bytes, bytes]] = []
+    try:
+        _collect(db.iterator(start=start, stop=stop), limit, pairs, broken)
+    except plyvel.CorruptionError as error:
+        logger.error("records between %r and %r cannot be read: %s", start, stop, plain(error))
+    else:
+        return Scan(pairs, broken, has_gap=False)
+    behind: list[tuple[bytes, bytes]] = []
+    after = pairs[-1][0] + b"\0" if pairs else start
+    with suppress(plyvel.CorruptionError):
+        _collect(db.iterator(start=after, stop=stop, reverse=True), None, behind, broken)
+    return Scan((pairs + behind[::-1])[:limit], broken, has_gap=True)
+
+
+def _collect(
+    iterator: Any,
+    limit: int | None,
+    pairs: list[tuple[bytes, bytes]],
+    broken: list[tuple[bytes, bytes]],
+) -> None:
+    with iterator:
+        for key, sealed in iterator:
+            try:
+                pairs.append((key, unseal(key, sealed)))
+            except SealBroken:
+                broken.append((key, sealed))
+            if len(pairs) == limit:
+                return
+
+
+def quarantined_slots(db: Any) -> set[int]:
+    """Slots that have lost a record at some time, which may have been one of an index."""
+    prefix = QUARANTINE_PREFIX + b"s"
+    slots = set()
+    with suppress(plyvel.CorruptionError), db.iterator(prefix=prefix, include_value=False) as keys:
+        for key in keys:
+            slots.add(int.from_bytes(key[len(prefix) : len(prefix) + 2], "big"))
+    return slots

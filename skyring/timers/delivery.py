@@ -1,0 +1,307 @@
+"""From the schedule to the transport and back: firing, and what follows from it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import get_args
+
+from msgspec.structs import replace
+
+from skyring.errors import Fenced, RecordUnreadable, Unavailable
+from skyring.settings import DeliverySettings, TimerSettings
+from skyring.storage.base import Write
+from skyring.timers.dispatch import Dispatcher
+from skyring.timers.reading import ROOM_PAUSE_S, ReadAhead, pause
+from skyring.timers.record import (
+    Hint,
+    Record,
+    dead_key,
+    decode_record,
+    due_key,
+    encode_record,
+    timer_key,
+    writes_delete,
+    writes_put,
+)
+from skyring.timers.retry import Dead, Rescheduled, RetryPolicy, Transition, decide
+from skyring.timers.state import TimerState
+from skyring.transports.base import DeliveryInfo, Outcome, OutcomeKind, Transport
+
+__all__ = ["Delivery"]
+
+logger = logging.getLogger(__name__)
+
+POP_MAX = 512
+"""Due timers queued in one turn of the event loop."""
+WAIT_S_MAX = 0.5
+"""Longest sleep, so that a wall clock set forward is noticed."""
+STORAGE_PAUSE_S = 0.2
+"""Pause before the storage is asked again while it is unavailable."""
+
+
+class Delivery:
+    """Fires the timers of one node.
+
+    Args:
+        state: what is shared with the operations.
+        transports: loaded transports by name.
+        timers: how far to read ahead.
+        delivery: limits.
+        policy: retry policy of timers without one of their own.
+        random: numbers 0 <= x < 1, for jitter.
+    """
+
+    def __init__(
+        self,
+        state: TimerState,
+        transports: Mapping[str, Transport],
+        timers: TimerSettings,
+        delivery: DeliverySettings,
+        policy: RetryPolicy,
+        random: Callable[[], float],
+    ) -> None:
+        self._state = state
+        self._storage = state.storage
+        self._clock = state.clock
+        self._schedule = state.schedule
+        self._transports = transports
+        self._settings = delivery
+        self._reader = ReadAhead(state, timers.window_ms)
+        self._policy = policy
+        self._random = random
+        self._dispatcher = Dispatcher(
+            delivery.in_flight_max,
+            delivery.in_flight_per_destination_max,
+            timers.scheduled_max,
+            delivery.backlog_delay_ms,
+        )
+        self._held: deque[Hint] = deque()  # due, but there is no room in the queues
+        self._held_max = timers.scheduled_max
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Fire timers until `stop`, then end the deliveries under way."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._reader.run(self._stopping), name="timers-read-ahead")
+            group.create_task(self._fire(group), name="timers-fire")
+
+    def stop(self) -> None:
+        """Begin no further delivery."""
+        self._stopping.set()
+        self._state.wake.set()
+
+    # Firing
+
+    async def _fire(self, group: asyncio.TaskGroup) -> None:
+        loop = asyncio.get_running_loop()
+        wake = self._state.wake
+        while not self._stopping.is_set():
+            wake.clear()
+            put_off = self._queue_due()
+            while (hint := self._dispatcher.take()) is not None:
+                group.create_task(self._work(hint))
+            if put_off:
+                await asyncio.gather(*(self._put_off(hint) for hint in put_off))
+            now_ms, next_ms = self._clock.now_ms(), self._schedule.next_due_ms()
+            if next_ms is not None and next_ms <= now_ms and not self._is_full():
+                await asyncio.sleep(0)
+                continue
+            wait_s = WAIT_S_MAX if next_ms is None else min(WAIT_S_MAX, (next_ms - now_ms) / 1000)
+            if self._held:
+                wait_s = ROOM_PAUSE_S
+            alarm = loop.call_later(wait_s, wake.set)
+            await wake.wait()
+            alarm.cancel()
+
+    def _queue_due(self) -> list[Hint]:
+        """Queue what is due and has room; which timers are to be put off?
+
+        What has no room is held aside, so that it does not stand in front of the others' timers.
+        """
+        candidates = [self._held.popleft() for _ in range(min(len(self._held), POP_MAX))]
+        if not self._is_full():
+            candidates += self._schedule.pop_due(self._clock.now_ms(), POP_MAX)
+        monotonic_ms = int(self._clock.monotonic_s() * 1000)
+        put_off = []
+        for hint in candidates:
+            verdict = self._dispatcher.add(hint, monotonic_ms)
+            if verdict == "hold":
+                self._held.append(hint)
+            elif verdict == "put off":
+                put_off.append(hint)
+        return put_off
+
+    def _is_full(self) -> bool:
+        return len(self._held) >= self._held_max
+
+    async def _work(self, first: Hint) -> None:
+        """Deliver one timer after the other, as long as one may begin."""
+        hint: Hint | None = first
+        while hint is not None:
+            try:
+                await self._deliver(hint)
+            finally:
+                self._dispatcher.done(hint.destination)
+            hint = None if self._stopping.is_set() else self._dispatcher.take()
+
+    async def _deliver(self, hint: Hint) -> None:
+        if not self._state.begin_delivery(hint):
+            return
+        try:
+            record = await self._read(hint)
+            if record is None:
+                return
+            started_ms = self._clock.now_ms()
+            if started_ms < hint.due_ms:  # the wall clock was set back meanwhile
+                self._state.push(hint.slot, hint.id, record)
+                return
+            outcome = await self._attempt(hint.id, record, started_ms)
+            transition = decide(record, outcome, self._clock.now_ms(), self._policy, self._random())
+            await self._conclude(hint, record, transition)
+        finally:
+            self._state.end_delivery(hint.id)
+
+    async def _read(self, hint: Hint) -> Record | None:
+        """The record that a hint leads to; None if the hint is stale or nothing can be read."""
+        try:
+            value = await self._storage.get(hint.slot, timer_key(hint.id))
+        except Unavailable:
+            await pause(self._stopping, STORAGE_PAUSE_S)
+            self._schedule.push(hint)
+            self._state.wake.set()
+            return None
+        except Fenced:
+            return None
+        if value is None:  # cancelled or delivered meanwhile
+            await self._tidy(hint)
+            return None
+        try:
+            record = decode_record(value)
+        except RecordUnreadable as error:
+            # It stays where it is, for the program that wrote it.
+            logger.error("timer %s cannot be delivered: %s", hint.id, error)
+            return None
+        return record if record.next_ms == hint.due_ms else None
+
+    async def _tidy(self, hint: Hint) -> None:
+        """Remove a key of the due index that has outlived its record, which was damaged."""
+        key = due_key(hint.due_ms, hint.id)
+        try:
+            left_over = await self._storage.get(hint.slot, key) is not None
+        except (Unavailable, Fenced):
+            return
+        if left_over:
+            await self._commit(hint.slot, [(key, None)])
+
+    async def _attempt(self, timer_id: str, record: Record, started_ms: int) -> Outcome:
+        callback = record.callback
+        transport = self._transports.get(callback.transport)
+        if transport is None:
+            return Outcome.retry(f"the transport {callback.transport} is not loaded")
+        timeout_ms = self._settings.timeout_ms
+        if callback.timeout_ms is not None:
+            timeout_ms = min(callback.timeout_ms, self._settings.timeout_ms_max)
+        info = DeliveryInfo(
+            id=timer_id,
+            attempt=record.attempts + 1,
+            due_ms=record.due_ms,
+            started_ms=started_ms,
+            timeout_ms=timeout_ms,
+            content_type=record.content_type,
+        )
+        try:
+            if transport.keeps_timeout:
+                outcome = await transport.deliver(callback, record.payload, info)
+            else:
+                outcome = await _cut_off(transport.deliver(callback, record.payload, info), info)
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            return Outcome.retry("the transport was cancelled by something of its own")
+        except Exception as error:  # a transport may be anybody's code
+            logger.debug("delivery of %s failed", timer_id, exc_info=True)
+            return Outcome.retry(_told(error))
+        if not _is_sound(outcome):
+            return Outcome.retry(f"the transport returned no Outcome: {type(outcome).__name__}")
+        return outcome
+
+    async def _conclude(self, hint: Hint, record: Record, transition: Transition) -> None:
+        """Store what became of a timer, and take note if there is more to come."""
+        writes = writes_delete(hint.id, record)
+        if isinstance(transition, Rescheduled):
+            writes += writes_put(hint.id, transition.record)
+        elif isinstance(transition, Dead):
+            writes.append((dead_key(hint.id), encode_record(transition.record)))
+            logger.warning(
+                "timer %s is a dead letter after %d attempts: %s",
+                hint.id,
+                transition.record.attempts,
+                transition.record.last_error,
+            )
+        await self._commit(hint.slot, writes)
+        if isinstance(transition, Rescheduled):
+            self._state.push(hint.slot, hint.id, transition.record)
+
+    async def _put_off(self, hint: Hint) -> None:
+        """Make room: a destination with a long backlog gets its timer later; no attempt counts."""
+        if not self._state.begin_delivery(hint):
+            return
+        try:
+            record = await self._read(hint)
+            if record is not None:
+                delay_ms = int(self._settings.backlog_delay_ms * (1 + self._random()))
+                later = replace(record, next_ms=self._clock.now_ms() + delay_ms)
+                await self._conclude(hint, record, Rescheduled(later))
+        finally:
+            self._state.end_delivery(hint.id)
+
+    async def _commit(self, slot: int, writes: Sequence[Write]) -> None:
+        """Store what has happened already: the storage is waited for, whatever it takes.
+
+        If it never comes back, the node stops. These writes may be repeated safely.
+        """
+        while True:
+            try:
+                await self._storage.commit(slot, writes)
+            except Unavailable:
+                await asyncio.sleep(STORAGE_PAUSE_S)
+            except Fenced:
+                return  # the new holder delivers the timer again
+            else:
+                return
+
+
+async def _cut_off(delivery: Awaitable[Outcome], info: DeliveryInfo) -> Outcome:
+    try:
+        async with asyncio.timeout(info.timeout_ms / 1000) as limit:
+            return await delivery
+    except TimeoutError:
+        if limit.expired():  # otherwise it is one of the transport's own
+            return Outcome.retry(f"time-out after {info.timeout_ms} ms")
+        raise
+
+
+def _told(error: Exception) -> str:
+    name = type(error).__name__
+    try:
+        return f"{name}: {error}"
+    except Exception:  # even its text may be anybody's code
+        return name
+
+
+def _is_cancelled() -> bool:
+    """Is it this task that is to end, and not only something that it awaited?"""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _is_sound(outcome: object) -> bool:
+    """Types are not checked when an outcome is made, and a transport may be anybody's code."""
+    if not isinstance(outcome, Outcome) or outcome.kind not in get_args(OutcomeKind):
+        return False
+    reason: object = outcome.reason
+    after_ms: object = outcome.after_ms
+    return isinstance(reason, str) and (after_ms is None or isinstance(after_ms, int))

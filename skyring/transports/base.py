@@ -1,0 +1,124 @@
+"""The transport contract: what delivers a fired timer, and what it answers.
+
+A transport is handed a callback, the payload and some facts about the delivery. It returns an
+`Outcome` and never sees the storage: what the outcome means for the timer is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, TypeAlias
+
+import msgspec
+
+__all__ = ["Callback", "DeliveryInfo", "Outcome", "RetrySpec", "Transport"]
+
+
+OutcomeKind: TypeAlias = Literal["delivered", "retry", "rejected"]
+
+
+class RetrySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A timer's own retry policy. What is left out comes from the settings."""
+
+    attempts: int | None = None
+    """Deliveries in all before the timer becomes a dead letter."""
+    backoff_ms: int | None = None
+    """Upper bound of the first wait, milliseconds; it doubles with each attempt."""
+    max_ms: int | None = None
+    """Upper bound of any wait, milliseconds."""
+
+
+class Callback(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where a timer goes when it fires, as the user wrote it."""
+
+    transport: str
+    method: str
+    uri: str
+    headers: dict[str, str] = {}
+    retry: RetrySpec | None = None
+    timeout_ms: int | None = None
+    """Time allowed for one delivery, milliseconds; None takes ``delivery.timeout_ms``."""
+
+
+class DeliveryInfo(msgspec.Struct, frozen=True):
+    """Facts about one delivery."""
+
+    id: str
+    attempt: int
+    """1 for the first delivery."""
+    due_ms: int
+    """When the timer was due, epoch milliseconds."""
+    started_ms: int
+    """When this delivery began, epoch milliseconds."""
+    timeout_ms: int
+    """Time allowed for this delivery, milliseconds. It is cut when they have passed."""
+    content_type: str | None
+    """Media type of the payload; None when there is none."""
+
+    @property
+    def deadline_ms(self) -> int:
+        """When this delivery is cut, epoch milliseconds."""
+        return self.started_ms + self.timeout_ms
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of one delivery."""
+
+    kind: OutcomeKind
+    reason: str = ""
+    after_ms: int | None = None
+
+    @classmethod
+    def delivered(cls) -> Outcome:
+        """The receiver has taken the timer."""
+        return _DELIVERED
+
+    @classmethod
+    def retry(cls, reason: str, after_ms: int | None = None) -> Outcome:
+        """The delivery failed; try again, no sooner than ``after_ms`` milliseconds if given."""
+        return cls("retry", reason, after_ms)
+
+    @classmethod
+    def rejected(cls, reason: str) -> Outcome:
+        """The receiver will never take this timer: no further attempt is made."""
+        return cls("rejected", reason)
+
+
+_DELIVERED = Outcome("delivered")
+
+
+class Transport:
+    """Base class of all transports; only `deliver` has to be written.
+
+    ``name`` is what a callback's ``transport`` field says. It defaults to the class name in lower
+    case. An exception from `deliver` counts as ``Outcome.retry`` with the exception as reason.
+    """
+
+    name: ClassVar[str] = ""
+    keeps_timeout: ClassVar[bool] = False
+    """Does `deliver` end within ``info.timeout_ms`` by itself? Otherwise it is cut off then."""
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in cls.__dict__:
+            cls.name = cls.__name__.lower()
+
+    async def open(self) -> None:
+        """Called once before the first delivery. An exception stops the start."""
+
+    def check(self, callback: Callback) -> None:
+        """Refuse a callback that this transport cannot use, when the timer is created.
+
+        Raises:
+            InvalidRequest: names the field at fault.
+        """
+
+    def destination(self, callback: Callback) -> str:
+        """The receiver that a callback leads to, for fairness and per-destination limits."""
+        return ""
+
+    async def deliver(self, callback: Callback, payload: bytes, info: DeliveryInfo) -> Outcome:
+        """Hand one timer to its receiver and say what became of it."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Called once after the last delivery; drains what was accepted."""

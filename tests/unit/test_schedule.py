@@ -1,0 +1,195 @@
+"""The schedule against a plain list: nothing lost, nothing early, bounded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from skyring.timers.record import Hint, due_key, split_due_key
+from skyring.timers.schedule import OVERFLOW, Load, Schedule
+
+SCHEDULED_MAX = 12
+SLOTS = 3
+
+
+def hint(due_ms: int, timer_id: str, slot: int = 0) -> Hint:
+    return Hint(due_ms, slot, timer_id, "http:host")
+
+
+def load_all(schedule: Schedule, stored: list[Hint], until_ms: int) -> None:
+    for slot in schedule.behind(until_ms):
+        while (load := schedule.begin_load(slot, until_ms, 4)) is not None:
+            schedule.end_load(load, read(stored, load))
+
+
+def read(stored: list[Hint], load: Load) -> list[Hint]:
+    inside = [
+        item
+        for item in stored
+        if item.slot == load.slot and load.start <= due_key(item.due_ms, item.id) < load.stop
+    ]
+    return sorted(inside, key=lambda item: due_key(item.due_ms, item.id))[: load.limit]
+
+
+def test_due_keys_sort_by_time_and_come_apart_again() -> None:
+    assert due_key(1, "z") < due_key(2, "a") < due_key(256, "a")
+    assert split_due_key(due_key(1_700_000_000_000, "some-id")) == (1_700_000_000_000, "some-id")
+
+
+def test_fires_in_order_and_never_early() -> None:
+    schedule = Schedule(SCHEDULED_MAX)
+    schedule.add_slot(0)
+    load_all(schedule, [], 1_000)
+    for due_ms in (30, 10, 20):
+        schedule.push(hint(due_ms, f"t{due_ms}"))
+    assert schedule.next_due_ms() == 10
+    assert schedule.pop_due(9, 10) == []
+    assert [item.id for item in schedule.pop_due(29, 10)] == ["t10", "t20"]
+    assert schedule.pop_due(29, 10) == []
+    assert [item.id for item in schedule.pop_due(30, 10)] == ["t30"]
+    assert schedule.next_due_ms() is None
+
+
+def test_push_says_when_the_alarm_has_to_be_set_anew() -> None:
+    schedule = Schedule(SCHEDULED_MAX)
+    schedule.add_slot(0)
+    load_all(schedule, [], 1_000)
+    assert schedule.push(hint(500, "a"))
+    assert not schedule.push(hint(600, "b"))
+    assert schedule.push(hint(400, "c"))
+
+
+def test_what_lies_beyond_the_mark_stays_in_the_storage() -> None:
+    schedule = Schedule(SCHEDULED_MAX)
+    schedule.add_slot(0)
+    load_all(schedule, [], 1_000)
+    far = hint(5_000, "far")
+    assert not schedule.push(far)
+    assert len(schedule) == 0
+    load_all(schedule, [far], 6_000)
+    assert schedule.pop_due(5_000, 10) == [far]
+
+
+def test_a_timer_stored_while_its_slot_is_being_read_is_not_missed() -> None:
+    schedule = Schedule(SCHEDULED_MAX)
+    schedule.add_slot(0)
+    load = schedule.begin_load(0, 1_000, 4)
+    assert load is not None
+    found = read([], load)  # the reader has passed this place already …
+    late = hint(500, "late")
+    schedule.push(late)  # … when the timer is stored
+    schedule.end_load(load, found)
+    assert schedule.pop_due(1_000, 10) == [late]
+
+
+def test_a_failed_reading_is_done_again() -> None:
+    schedule = Schedule(SCHEDULED_MAX)
+    schedule.add_slot(0)
+    load = schedule.begin_load(0, 1_000, 4)
+    assert load is not None
+    schedule.abort_load(load)
+    stored = [hint(500, "a")]
+    load_all(schedule, stored, 1_000)
+    assert schedule.pop_due(1_000, 10) == stored
+
+
+def test_a_dropped_slot_fires_no_more() -> None:
+    schedule = Schedule(SCHEDULED_MAX)
+    for slot in (0, 1):
+        schedule.add_slot(slot)
+    load_all(schedule, [], 1_000)
+    schedule.push(hint(10, "a", 0))
+    schedule.push(hint(20, "b", 1))
+    schedule.drop_slot(0)
+    assert [item.id for item in schedule.pop_due(100, 10)] == ["b"]
+
+
+@dataclass
+class Model:
+    """The storage: every timer that is stored and has not fired."""
+
+    stored: list[Hint] = field(default_factory=list)
+    fired: list[Hint] = field(default_factory=list)
+
+
+class ScheduleMachine(RuleBasedStateMachine):
+    """Random stores, cancels, loads and firings; loads may overlap with everything else."""
+
+    @initialize()
+    def start(self) -> None:
+        self.schedule = Schedule(SCHEDULED_MAX)
+        for slot in range(SLOTS):
+            self.schedule.add_slot(slot)
+        self.model = Model()
+        self.loads: list[tuple[Load, list[Hint]]] = []
+        self.now_ms = 0
+        self.count = 0
+
+    @rule(delay_ms=st.integers(0, 300), slot=st.integers(0, SLOTS - 1))
+    def store(self, delay_ms: int, slot: int) -> None:
+        self.count += 1
+        made = hint(self.now_ms + delay_ms, f"t{self.count}", slot)
+        self.model.stored.append(made)
+        self.schedule.push(made)
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        if self.model.stored:
+            self.model.stored.remove(data.draw(st.sampled_from(self.model.stored)))
+
+    @rule(ahead_ms=st.integers(1, 200), limit=st.integers(1, 4))
+    def begin(self, ahead_ms: int, limit: int) -> None:
+        until_ms = self.now_ms + ahead_ms
+        busy = {load.slot for load, _ in self.loads}
+        for slot in self.schedule.behind(until_ms):
+            if slot not in busy:
+                load = self.schedule.begin_load(slot, until_ms, limit)
+                if load is not None:
+                    self.loads.append((load, read(self.model.stored, load)))
+                return
+
+    @rule(fails=st.booleans())
+    def end(self, fails: bool) -> None:
+        if self.loads:
+            load, found = self.loads.pop(0)
+            if fails:
+                self.schedule.abort_load(load)
+            else:
+                self.schedule.end_load(load, found)
+
+    @rule(ms=st.integers(0, 100))
+    def fire(self, ms: int) -> None:
+        self.now_ms += ms
+        for item in self.schedule.pop_due(self.now_ms, 5):
+            assert item.due_ms <= self.now_ms
+            if item in self.model.stored:  # the record decides; the rest are stale hints
+                self.model.stored.remove(item)
+                self.model.fired.append(item)
+
+    @invariant()
+    def bounded(self) -> None:
+        # What was read may come on top of what was stored meanwhile.
+        assert len(self.schedule) <= SCHEDULED_MAX * OVERFLOW + 4 * SLOTS
+
+    def teardown(self) -> None:
+        """Whatever was stored and not cancelled fires in the end."""
+        if not hasattr(self, "model"):
+            return
+        for load, found in self.loads:
+            self.schedule.end_load(load, found)
+        self.now_ms += 1_000
+        while self.model.stored:
+            before = len(self.model.stored)
+            load_all(self.schedule, self.model.stored, self.now_ms + 1)
+            while due := self.schedule.pop_due(self.now_ms, 5):
+                for item in due:
+                    if item in self.model.stored:
+                        self.model.stored.remove(item)
+            assert len(self.model.stored) < before, "timers are lost"
+
+
+TestScheduleMachine = ScheduleMachine.TestCase
+TestScheduleMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

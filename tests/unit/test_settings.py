@@ -1,0 +1,191 @@
+"""Settings in a program; what concerns the command line stands in test_cli_options.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from skyring.errors import ConfigError
+from skyring.settings import HttpSettings, Settings, StorageSettings, load_settings
+
+
+@pytest.fixture(autouse=True)
+def nothing_around(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def toml(tmp_path: Path, content: str) -> Path:
+    file = tmp_path / "skyring.toml"
+    file.write_text(content, encoding="utf-8")
+    return file
+
+
+def groups(settings: Settings) -> list[BaseModel]:
+    values = (getattr(settings, name) for name in Settings.model_fields)
+    return [value for value in values if isinstance(value, BaseModel)]
+
+
+# In a program
+
+
+def test_a_program_s_settings_ignore_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = Settings()
+    monkeypatch.setenv("SKYRING_PORT", "4000")
+    monkeypatch.setenv("SKYRING_STORAGE__BACKEND", "memory")
+    monkeypatch.setenv("SKYRING_STORAGE", '{"backend": "memory"}')
+    monkeypatch.setenv("PORT", "4000")
+    (tmp_path / ".env").write_text("SKYRING_PORT=4000\n", encoding="utf-8")
+    assert Settings() == before
+    assert Settings(port=5000).port == 5000
+    assert (Settings().port, Settings().storage.backend) == (3000, "leveldb")
+
+
+def test_they_do_not_change() -> None:
+    settings = Settings()
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.port = 1
+    found = groups(settings)
+    assert len(found) == 7
+    for group in found:
+        for name in type(group).model_fields:
+            with pytest.raises(ValidationError, match="frozen"):
+                setattr(group, name, 1)
+
+
+def test_what_is_not_a_setting_is_refused() -> None:
+    with pytest.raises(ValidationError, match="prot"):
+        Settings(prot=1)  # type: ignore[call-arg]
+    for group in groups(Settings()):
+        with pytest.raises(ValidationError, match="nonsense"):
+            type(group).model_validate({"nonsense": 1})
+
+
+@pytest.mark.parametrize(
+    ("group", "values"),
+    [
+        ("storage", {"backend": "paper"}),
+        ("storage", {"sync": "sometimes"}),
+        ("storage", {"open_files_max": 1}),
+        ("timers", {"window_ms": 0}),
+        ("timers", {"scheduled_max": 99}),
+        ("delivery", {"in_flight_max": 0}),
+        ("retry", {"attempts": 0}),
+        ("retry", {"max_ms": "soon"}),
+        ("http", {"connections_max": 0}),
+        ("log", {"level": "loud"}),
+        ("shutdown", {"drain_ms": -1}),
+    ],
+)
+def test_values_out_of_bounds_are_refused(group: str, values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(values))):
+        Settings.model_validate({group: values})
+
+
+def test_every_setting_has_a_meaning_and_a_default_within_its_bounds() -> None:
+    for group in [Settings(), *groups(Settings())]:
+        assert type(group).__doc__
+        assert type(group).model_validate(group.model_dump()) == group
+        for name, field in type(group).model_fields.items():
+            assert field.description or isinstance(getattr(group, name), BaseModel), name
+            assert not field.is_required()
+
+
+def test_names_from_the_node_js_skyring() -> None:
+    assert StorageSettings(backend="leveldown").backend == "leveldb"  # type: ignore[arg-type]
+    assert StorageSettings(backend="memdown").backend == "memory"  # type: ignore[arg-type]
+
+
+# Looked for all around
+
+
+def test_nothing_anywhere_means_the_defaults() -> None:
+    loaded = load_settings()
+    assert loaded == Settings()
+    assert type(loaded) is Settings
+
+
+def test_options_win_over_the_environment_and_that_over_the_file_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    content = "port = 1\nslots = 1\nhost = 'file'\n[http]\nkeep_alive_ms = 1\nconnections_max = 1\n"
+    monkeypatch.setenv("SKYRING_PORT", "2")
+    monkeypatch.setenv("SKYRING_SLOTS", "2")
+    monkeypatch.setenv("SKYRING_HTTP__KEEP_ALIVE_MS", "2")
+    monkeypatch.setenv("SKYRING_HTTP__PAGE_ENTRIES_MAX", "2")
+    options = {"port": "3", "http": {"keep_alive_ms": "3"}}
+    loaded = load_settings(options, toml(tmp_path, content))
+    assert (loaded.port, loaded.slots, loaded.host) == (3, 2, "file")
+    assert loaded.http == HttpSettings(keep_alive_ms=3, connections_max=1, page_entries_max=2)
+    assert loaded.storage == StorageSettings()
+    assert options == {"port": "3", "http": {"keep_alive_ms": "3"}}  # as they were
+
+
+def test_what_was_loaded_no_longer_looks_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_settings()
+    monkeypatch.setenv("SKYRING_PORT", "2")
+    assert loaded.model_copy().port == 3000
+    assert loaded.port == 3000
+
+
+def test_a_file_named_env_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("SKYRING_PORT=4000\n", encoding="utf-8")
+    assert load_settings().port == 3000
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("port = ", "is not TOML"),
+        ("port = 1\nport = 2", "is not TOML"),
+        ("prot = 1", "unknown setting prot"),
+        ("[storage]\npaht = 'x'", "unknown setting storage.paht"),
+        ("[stroage]\npath = 'x'", "unknown setting stroage"),
+        ("port = 'many'", "port: .*got 'many'"),
+        ("port = 70000", "port: .*got 70000"),
+        ("[http]\nkeep_alive_ms = -1", "http.keep_alive_ms: .*got -1"),
+        ("storage = 5", "storage: .*got 5"),
+    ],
+)
+def test_a_wrong_file_is_explained_in_one_line(tmp_path: Path, content: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        load_settings({}, toml(tmp_path, content))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_or_no_file(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.toml", tmp_path):
+        with pytest.raises(ConfigError, match="cannot read") as caught:
+            load_settings({}, path)
+        assert str(path) in str(caught.value)
+
+
+def test_a_file_in_another_encoding(tmp_path: Path) -> None:
+    file = tmp_path / "skyring.toml"
+    file.write_bytes("host = 'ä'".encode("latin-1"))
+    with pytest.raises(ConfigError, match="is not TOML"):
+        load_settings({}, file)
+
+
+def test_all_that_is_wrong_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKYRING_SLOTS", "0")
+    with pytest.raises(ConfigError) as caught:
+        load_settings({"port": "x", "retry": {"attempts": "0"}})
+    for name in ("slots", "port", "retry.attempts"):
+        assert f"{name}: " in str(caught.value)
+
+
+def test_a_wrong_variable_of_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKYRING_STORAGE__PAHT", "x")
+    with pytest.raises(ConfigError, match=r"unknown setting storage\.paht"):
+        load_settings()
+
+
+def test_a_group_that_is_no_json_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKYRING_STORAGE", "memory")
+    with pytest.raises(ConfigError):
+        load_settings()
