@@ -59,6 +59,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._header_bytes = 0
         self._body_bytes = 0
         self._body_bytes_max = 2 * self.limits.bulk_bytes_max + self.limits.header_bytes_max
+        self._upgrade_asked = False
         if len(self.connections) > self.limits.connections_max:
             self._refuse(
                 "503 Service Unavailable", "too many connections", extra="retry-after: 1\r\n"
@@ -70,7 +71,19 @@ class GuardedProtocol(HttpToolsProtocol):
         self._stop_alarm()
         super().connection_lost(exc)
 
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        if self.parser.should_upgrade():
+            # The parser takes what follows for another protocol: no request can be read after it.
+            self._upgrade_asked = True
+            self.cycle.keep_alive = False
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """The answer says it; uvicorn would log an advice that does not apply here."""
+
     def data_received(self, data: bytes) -> None:
+        if self._upgrade_asked:
+            return
         if self._header_bytes + len(data) > self.limits.header_bytes_max and self._has_large(data):
             self._refuse("431 Request Header Fields Too Large", "the headers are too large")
             return

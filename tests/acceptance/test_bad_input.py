@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -324,3 +325,27 @@ async def test_an_upgrade_is_named_as_what_is_wrong(client: httpx.AsyncClient) -
     assert_problem(answer, 400)
     assert "Upgrade" in answer.json()["detail"]
     assert await no_timers(client)
+
+
+@pytest.mark.parametrize("body_at_once", [True, False])
+async def test_what_follows_an_upgrade_is_not_read_as_a_request(
+    loop_server: ServerProcess, body_at_once: bool
+) -> None:
+    content = body()
+    head = (
+        b"POST /timer HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n"
+        b"content-length: %d\r\n\r\n" % len(content)
+    )
+    reader, writer = await asyncio.open_connection(loop_server.host, loop_server.port)
+    writer.write(head + content if body_at_once else head)
+    answer = await asyncio.wait_for(reader.readuntil(b"}"), 10)
+    if not body_at_once:
+        with contextlib.suppress(ConnectionError):
+            writer.write(content)
+            await writer.drain()
+    with contextlib.suppress(ConnectionError):
+        answer += await asyncio.wait_for(reader.read(), 10)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"connection: close" in answer.lower()
+    assert answer.count(b"HTTP/1.1") == 1
+    writer.close()
