@@ -36,6 +36,9 @@ class _Late(NamedTuple):
 
 LATE = {
     "run": _Late("skyring.commands.run", "build", "Run a node in the foreground."),
+    "transports": _Late(
+        "skyring.commands.transports", "build", "List the transports of a node and their options."
+    ),
     "bench": _Late("skyring.bench.cli", "app", "Measure a server that speaks this API."),
 }
 
@@ -92,6 +95,7 @@ app.add_typer(timer.app, name="timer")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command("export")(transfer.export_timers)
 app.command("import")(transfer.import_timers)
+app.command("transports", help=LATE["transports"].help)(_stand_in)
 app.command("bench", help=LATE["bench"].help)(_stand_in)
 
 

@@ -9,6 +9,7 @@
     ├── TooLarge                  too-large          a body or a batch is over its maximum
     ├── Unavailable               unavailable        nothing was changed; try again
     │   └── Uncertain             uncertain          a failed write; it may be stored or not
+    ├── TransportError            transport          a transport cannot be opened
     └── StorageError              storage            the storage cannot be used
         ├── StorageLocked         storage-locked     another process holds the directory
         ├── RecordUnreadable      unreadable         one record is of an unknown version or shape
@@ -33,6 +34,7 @@ __all__ = [
     "StorageError",
     "StorageLocked",
     "TooLarge",
+    "TransportError",
     "Unavailable",
     "Uncertain",
 ]
@@ -98,6 +100,12 @@ class Uncertain(Unavailable):
     """A write failed half-way: it may be stored or not. Repeating it with the same id is safe."""
 
     code = "uncertain"
+
+
+class TransportError(SkyringError):
+    """A transport cannot be opened."""
+
+    code = "transport"
 
 
 class StorageError(SkyringError):

@@ -8,6 +8,7 @@ import random
 from collections.abc import Coroutine, Iterable
 
 from skyring.clock import Clock, SystemClock
+from skyring.errors import TransportError
 from skyring.settings import Settings
 from skyring.storage.registry import make_storage
 from skyring.timers.delivery import Delivery
@@ -16,6 +17,7 @@ from skyring.timers.retry import RetryPolicy
 from skyring.timers.service import TimerService
 from skyring.timers.state import TimerState
 from skyring.transports.base import Transport
+from skyring.transports.loading import TransportSpec
 from skyring.transports.registry import load_transports
 
 __all__ = ["Node"]
@@ -31,7 +33,8 @@ class Node:
 
     Args:
         settings: immutable.
-        transports: more transports than the built-in, as classes or objects.
+        transports: more transports than those of the settings, as classes, objects, or in any form
+            that the setting takes.
         clock: what time it is; None takes the machine's.
     """
 
@@ -39,14 +42,15 @@ class Node:
         self,
         settings: Settings,
         *,
-        transports: Iterable[Transport | type[Transport]] = (),
+        transports: Iterable[TransportSpec] = (),
         clock: Clock | None = None,
     ) -> None:
         self.settings = settings
         clock = SystemClock() if clock is None else clock
         retry = settings.retry
         self._storage = make_storage(settings.storage, settings.slots)
-        self._transports = load_transports(settings.delivery, transports)
+        loaded = load_transports(settings.delivery, settings.transport, transports)
+        self._transports = {name: item.transport for name, item in loaded.items()}
         self._state = TimerState(
             self._storage, clock, settings.slots, settings.timers.scheduled_max
         )
@@ -72,7 +76,7 @@ class Node:
 
         Raises:
             StorageError: the storage cannot be opened.
-            Exception: a transport cannot be opened.
+            TransportError: a transport cannot be opened.
         """
         if self._started:
             raise RuntimeError("a node is started once; make another one")
@@ -81,7 +85,7 @@ class Node:
             await self._storage.open()
             await self._storage.acquire(range(self.settings.slots))
             for transport in self._transports.values():
-                await transport.open()
+                await self._open(transport)
                 self._opened.append(transport)
         except BaseException:
             await self._close()
@@ -93,6 +97,19 @@ class Node:
         self._task = asyncio.create_task(self._run(running), name="skyring")
         await running.wait()
         self._not_ready = None
+
+    async def _open(self, transport: Transport) -> None:
+        timeout_ms = self.settings.delivery.open_timeout_ms
+        try:
+            async with asyncio.timeout(timeout_ms / 1000) as limit:
+                await transport.open()
+        except Exception as error:  # a transport may be anybody's code
+            reason = f"{type(error).__name__}: {error}"
+            if limit.expired():
+                reason = f"not done after {timeout_ms} ms"
+            raise TransportError(
+                f"the transport {transport.name} cannot be opened: {reason}"
+            ) from error
 
     def not_ready(self) -> str | None:
         """Why this node should get no requests now; None if it should."""

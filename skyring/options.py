@@ -17,6 +17,7 @@ from skyring.settings import Settings
 __all__ = ["SettingOption", "nest", "setting_options", "unknown_variables"]
 
 ENV_PREFIX = "SKYRING_"
+SHORT = {("port",): "-p", ("transport", "load"): "-t"}
 OTHER_VARIABLES = frozenset({"SKYRING_URL"})
 """Variables of the other commands, which are no settings of a node."""
 
@@ -33,6 +34,18 @@ class SettingOption(NamedTuple):
     allowed: str
     """The values that it takes, in words; "" where any of its kind will do."""
     metavar: str
+    repeated: bool
+    """May it be given several times on the command line?"""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What its names are made of: what a group is for needs no word of its own."""
+        return ("transport",) if self.path == ("transport", "load") else self.path
+
+    @property
+    def short(self) -> str | None:
+        """``-p``"""
+        return SHORT.get(self.path)
 
     @property
     def group(self) -> str:
@@ -42,7 +55,7 @@ class SettingOption(NamedTuple):
     @property
     def option(self) -> str:
         """``--storage:path``"""
-        return "--" + ":".join(self.path).replace("_", "-")
+        return "--" + ":".join(self.words).replace("_", "-")
 
     @property
     def alias(self) -> str:
@@ -52,12 +65,12 @@ class SettingOption(NamedTuple):
     @property
     def env(self) -> str:
         """``SKYRING_STORAGE__PATH``"""
-        return ENV_PREFIX + "__".join(self.path).upper()
+        return ENV_PREFIX + "__".join(self.words).upper()
 
     @property
     def key(self) -> str:
         """``storage.path``"""
-        return ".".join(self.path)
+        return ".".join(self.words)
 
     @property
     def parameter(self) -> str:
@@ -76,7 +89,7 @@ def setting_options() -> Iterator[SettingOption]:
             yield _option((name,), field, "")
 
 
-def nest(values: Mapping[tuple[str, ...], str]) -> dict[str, Any]:
+def nest(values: Mapping[tuple[str, ...], object]) -> dict[str, Any]:
     """Values by path, as the nested mapping that `load_settings` takes."""
     nested: dict[str, Any] = {}
     for path, value in values.items():
@@ -112,10 +125,15 @@ def _option(path: tuple[str, ...], field: FieldInfo, group_help: str) -> Setting
         path=path,
         group_help=group_help,
         description=field.description or "",
-        default=str(field.default),
+        default=_shown(field.default),
         allowed=allowed,
         metavar=metavar,
+        repeated=isinstance(field.default, tuple),
     )
+
+
+def _shown(default: object) -> str:
+    return (",".join(default) or "none") if isinstance(default, tuple) else str(default)
 
 
 def _values(field: FieldInfo) -> tuple[str, str]:

@@ -27,6 +27,20 @@ In an option's name an underscore is as good as a dash, and so is the colon. A s
 exist is an error (exit code 2) on the command line, in the file, and in the environment when its
 group exists; any other unknown `SKYRING_…` variable is named in a warning and ignored.
 
+`transport` is a list (`transport = ["tcp", "./mine.py"]`). Where the file also gives options of
+transports, it is the key `load` of their table:
+
+```toml
+[transport]
+load = ["tcp", "./mine.py"]
+
+[transport.tcp]
+ack = "none"
+```
+
+The same options are `--transport:tcp:ack=none` and `SKYRING_TRANSPORT__TCP__ACK=none`; `skyring
+transports` lists those that a transport has.
+
 Kubernetes sets variables such as `SKYRING_PORT=tcp://10.0.0.7:3000` in every pod when a service is
 called `skyring`. Give the pod `enableServiceLinks: false`, or the service another name.
 
@@ -50,8 +64,8 @@ def settings_page() -> str:
 
 def _row(option: SettingOption) -> str:
     name = f"`{option.option}`"
-    if option.path == ("port",):
-        name = f"`-p`, {name}"
+    if option.short is not None:
+        name = f"`{option.short}`, {name}"
     cells = [
         name,
         f"`{option.env}`",

@@ -21,7 +21,7 @@ from skyring.node import Node
 from skyring.settings import Settings
 from skyring.telemetry.logs import set_up_logging
 from skyring.timers.facade import Timers
-from skyring.transports.base import Transport
+from skyring.transports.loading import TransportSpec
 
 __all__ = ["Skyring", "serve"]
 
@@ -39,7 +39,8 @@ class Skyring:
 
     Args:
         settings: None takes the defaults, without a look at the environment.
-        transports: more transports, as classes or objects.
+        transports: more transports, as classes, objects, names of installed ones,
+            ``package.module:Class``, ``./file.py`` or ``./file.py:Class``.
         clock: what time it is; None takes the machine's.
     """
 
@@ -47,7 +48,7 @@ class Skyring:
         self,
         settings: Settings | None = None,
         *,
-        transports: Iterable[Transport | type[Transport]] = (),
+        transports: Iterable[TransportSpec] = (),
         clock: Clock | None = None,
     ) -> None:
         self.settings = Settings() if settings is None else settings
@@ -74,7 +75,7 @@ class Skyring:
 
         Raises:
             StorageError: the storage cannot be opened.
-            Exception: a transport cannot be opened.
+            TransportError: a transport cannot be opened.
         """
         await self._node.start()
 

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -32,6 +34,7 @@ __all__ = [
     "ShutdownSettings",
     "StorageSettings",
     "TimerSettings",
+    "TransportSettings",
     "load_settings",
 ]
 
@@ -124,6 +127,9 @@ class DeliverySettings(_Group):
         description="when timers.scheduled_max due timers wait, further ones of a host that is so"
         " far behind are put off by this time",
     )
+    open_timeout_ms: int = Field(
+        default=30_000, ge=1, description="time allowed to a transport to open at the start"
+    )
     answer_bytes_max: int = Field(
         default=65_536, ge=0, description="bytes read of a receiver's answer; the rest is cut off"
     )
@@ -144,6 +150,37 @@ class RetrySettings(_Group):
     max_ms: int = Field(default=3_600_000, ge=1, description="upper bound of any wait")
     attempts_max: int = Field(default=1_000, ge=1, description="largest callback.retry.attempts")
     max_ms_max: int = Field(default=604_800_000, ge=1, description="largest callback.retry.max_ms")
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        return value
+    parts = (part.strip() for item in value for part in item.split(","))
+    return [part for part in parts if part]
+
+
+class TransportSettings(_Group):
+    """Transports beside http, and the options of each."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, dict[str, Any]] = Field(init=False)
+
+    load: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
+        default=(),
+        description="transports to load: an installed one by its name, package.module:Class,"
+        " ./file.py or ./file.py:Class; can be repeated, or holds several with commas between",
+    )
+
+    @property
+    def options(self) -> Mapping[str, Mapping[str, Any]]:
+        """What was given for each transport, by its name; its own class checks it."""
+        return self.__pydantic_extra__
+
+
+def _transport(value: object) -> object:
+    return {"load": value} if isinstance(value, str | list | tuple) else value
 
 
 class HttpSettings(_Group):
@@ -212,6 +249,7 @@ class Settings(BaseSettings):
     storage: StorageSettings = StorageSettings()
     timers: TimerSettings = TimerSettings()
     delivery: DeliverySettings = DeliverySettings()
+    transport: Annotated[TransportSettings, BeforeValidator(_transport)] = TransportSettings()
     retry: RetrySettings = RetrySettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
@@ -228,6 +266,18 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         # Settings(...) in a program means what it says: only load_settings() looks around.
         return (init_settings,)
+
+
+class _Environment(EnvSettingsSource):
+    """The environment, where ``SKYRING_TRANSPORT`` stands beside ``SKYRING_TRANSPORT__…``."""
+
+    def prepare_field_value(
+        self, field_name: str, field: FieldInfo, value: Any, value_is_complex: bool
+    ) -> Any:
+        if field_name != "transport":
+            return super().prepare_field_value(field_name, field, value, value_is_complex)
+        inner: dict[str, Any] = self.explode_env_vars(field_name, field, self.env_vars)
+        return inner if value is None else {"load": value, **inner}
 
 
 class _Loaded(Settings):
@@ -247,7 +297,7 @@ class _Loaded(Settings):
         options, file = given.pop("cli_options"), given.pop("toml_file")
         return (
             InitSettingsSource(settings_cls, init_kwargs=options),
-            env_settings,
+            _Environment(settings_cls),
             InitSettingsSource(settings_cls, init_kwargs=file),
         )
 
@@ -272,6 +322,8 @@ def load_settings(
             raise ConfigError(f"cannot read {config_file}: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{config_file} is not TOML: {error}") from error
+    if "transport" in file:
+        file["transport"] = _transport(file["transport"])  # so that options of elsewhere join it
     try:
         loaded = _Loaded(cli_options=dict(options or {}), toml_file=file)  # type: ignore[call-arg]
     except ValidationError as error:

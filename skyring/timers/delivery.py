@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import get_args
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec.structs import replace
 
 from skyring.errors import Fenced, RecordUnreadable, Unavailable
 from skyring.settings import DeliverySettings, TimerSettings
 from skyring.storage.base import Write
+from skyring.timers.attempt import attempt
 from skyring.timers.dispatch import Dispatcher
 from skyring.timers.reading import ROOM_PAUSE_S, ReadAhead, pause
 from skyring.timers.record import (
@@ -28,7 +28,7 @@ from skyring.timers.record import (
 )
 from skyring.timers.retry import Dead, Rescheduled, RetryPolicy, Transition, decide
 from skyring.timers.state import TimerState
-from skyring.transports.base import DeliveryInfo, Outcome, OutcomeKind, Transport
+from skyring.transports.base import DeliveryInfo, Outcome, Transport
 
 __all__ = ["Delivery"]
 
@@ -212,21 +212,7 @@ class Delivery:
             timeout_ms=timeout_ms,
             content_type=record.content_type,
         )
-        try:
-            if transport.keeps_timeout:
-                outcome = await transport.deliver(callback, record.payload, info)
-            else:
-                outcome = await _cut_off(transport.deliver(callback, record.payload, info), info)
-        except asyncio.CancelledError:
-            if _is_cancelled():
-                raise
-            return Outcome.retry("the transport was cancelled by something of its own")
-        except Exception as error:  # a transport may be anybody's code
-            logger.debug("delivery of %s failed", timer_id, exc_info=True)
-            return Outcome.retry(_told(error))
-        if not _is_sound(outcome):
-            return Outcome.retry(f"the transport returned no Outcome: {type(outcome).__name__}")
-        return outcome
+        return await attempt(transport, callback, record.payload, info)
 
     async def _conclude(self, hint: Hint, record: Record, transition: Transition) -> None:
         """Store what became of a timer, and take note if there is more to come."""
@@ -272,36 +258,3 @@ class Delivery:
                 return  # the new holder delivers the timer again
             else:
                 return
-
-
-async def _cut_off(delivery: Awaitable[Outcome], info: DeliveryInfo) -> Outcome:
-    try:
-        async with asyncio.timeout(info.timeout_ms / 1000) as limit:
-            return await delivery
-    except TimeoutError:
-        if limit.expired():  # otherwise it is one of the transport's own
-            return Outcome.retry(f"time-out after {info.timeout_ms} ms")
-        raise
-
-
-def _told(error: Exception) -> str:
-    name = type(error).__name__
-    try:
-        return f"{name}: {error}"
-    except Exception:  # even its text may be anybody's code
-        return name
-
-
-def _is_cancelled() -> bool:
-    """Is it this task that is to end, and not only something that it awaited?"""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _is_sound(outcome: object) -> bool:
-    """Types are not checked when an outcome is made, and a transport may be anybody's code."""
-    if not isinstance(outcome, Outcome) or outcome.kind not in get_args(OutcomeKind):
-        return False
-    reason: object = outcome.reason
-    after_ms: object = outcome.after_ms
-    return isinstance(reason, str) and (after_ms is None or isinstance(after_ms, int))

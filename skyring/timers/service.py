@@ -28,6 +28,7 @@ from skyring.timers.record import (
     writes_put,
 )
 from skyring.timers.request import BulkEntry, TimerRequest, check_id, due_of, payload_of
+from skyring.timers.retry import REASON_CHARS_MAX
 from skyring.timers.state import TimerState
 from skyring.transports.base import Callback, Transport
 
@@ -270,13 +271,19 @@ class TimerService:
 
 
 def _destination(transport: Transport, callback: Callback) -> str:
-    """Have a callback checked by its transport, which may be anybody's code."""
+    """Have a callback checked by its transport, which may be anybody's code.
+
+    Its ValueError is about the callback, as InvalidRequest is; other errors are faults of its own.
+    """
     destination: object
     try:
         transport.check(callback)
         destination = transport.destination(callback)
     except SkyringError:
         raise
+    except ValueError as error:
+        reason = str(error)[:REASON_CHARS_MAX].encode("utf-8", "replace").decode()
+        raise InvalidRequest(reason or "it cannot be used", "callback") from error
     except Exception as error:
         logger.exception("the transport %s cannot check a callback", transport.name)
         raise InvalidRequest(

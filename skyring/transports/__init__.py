@@ -1,5 +1,25 @@
-"""Transports deliver fired timers."""
+"""Transports deliver fired timers. All that the author of one needs is here."""
 
-from skyring.transports.base import Callback, DeliveryInfo, Outcome, RetrySpec, Transport
+from skyring.errors import InvalidRequest
+from skyring.transports.base import (
+    Callback,
+    DeliveryInfo,
+    Outcome,
+    RetrySpec,
+    Transport,
+    TransportOptions,
+)
+from skyring.transports.wire import delivery_headers, envelope, outcome_of_answer
 
-__all__ = ["Callback", "DeliveryInfo", "Outcome", "RetrySpec", "Transport"]
+__all__ = [
+    "Callback",
+    "DeliveryInfo",
+    "InvalidRequest",
+    "Outcome",
+    "RetrySpec",
+    "Transport",
+    "TransportOptions",
+    "delivery_headers",
+    "envelope",
+    "outcome_of_answer",
+]

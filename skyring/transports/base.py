@@ -6,11 +6,13 @@ A transport is handed a callback, the payload and some facts about the delivery.
 
 from __future__ import annotations
 
+import contextlib
 from typing import ClassVar, Literal, TypeAlias
 
 import msgspec
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-__all__ = ["Callback", "DeliveryInfo", "Outcome", "RetrySpec", "Transport"]
+__all__ = ["Callback", "DeliveryInfo", "Outcome", "RetrySpec", "Transport", "TransportOptions"]
 
 
 OutcomeKind: TypeAlias = Literal["delivered", "retry", "rejected"]
@@ -86,6 +88,17 @@ class Outcome(msgspec.Struct, frozen=True):
 _DELIVERED = Outcome("delivered")
 
 
+class TransportOptions(BaseModel):
+    """Base class of a transport's own options: typed fields, checked before it is opened.
+
+    They come from the command line (``--transport:NAME:KEY=VALUE``), the environment
+    (``SKYRING_TRANSPORT__NAME__KEY``) and TOML (``[transport.NAME]``). What must not be shown is
+    a ``pydantic.SecretStr``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
 class Transport:
     """Base class of all transports; only `deliver` has to be written.
 
@@ -97,10 +110,23 @@ class Transport:
     keeps_timeout: ClassVar[bool] = False
     """Does `deliver` end within ``info.timeout_ms`` by itself? Otherwise it is cut off then."""
 
+    class Options(TransportOptions):
+        """A subclass with options has an inner class of this name, derived from this one."""
+
+    options: Options
+    """Set before `open`; without any given, the defaults."""
+
+    def __init__(self, options: Options | None = None) -> None:
+        if options is not None:
+            self.options = options
+
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if "name" not in cls.__dict__:
             cls.name = cls.__name__.lower()
+        # Frozen, so one object serves all. Options without a default have to be given.
+        with contextlib.suppress(ValidationError):
+            cls.options = cls.Options()
 
     async def open(self) -> None:
         """Called once before the first delivery. An exception stops the start."""
@@ -109,7 +135,7 @@ class Transport:
         """Refuse a callback that this transport cannot use, when the timer is created.
 
         Raises:
-            InvalidRequest: names the field at fault.
+            InvalidRequest: names the field at fault; a ValueError is understood as well.
         """
 
     def destination(self, callback: Callback) -> str:
@@ -117,7 +143,10 @@ class Transport:
         return ""
 
     async def deliver(self, callback: Callback, payload: bytes, info: DeliveryInfo) -> Outcome:
-        """Hand one timer to its receiver and say what became of it."""
+        """Hand one timer to its receiver and say what became of it.
+
+        If it is cancelled, its time is over or the node is stopping.
+        """
         raise NotImplementedError
 
     async def close(self) -> None:

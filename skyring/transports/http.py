@@ -33,6 +33,7 @@ from skyring.transports.http_rules import (
     outcome_of,
     read_destination,
 )
+from skyring.transports.wire import delivery_headers
 
 __all__ = ["Http"]
 
@@ -222,12 +223,7 @@ class Http(Transport):
 
 def _headers(own: Mapping[str, str], info: DeliveryInfo) -> dict[str, str]:
     """The headers of one delivery; the user's content type goes first."""
-    headers = {
-        "webhook-id": info.id,
-        "webhook-timestamp": str(info.started_ms // 1000),
-        "webhook-attempt": str(info.attempt),
-        "webhook-due": str(info.due_ms),
-    }
+    headers = delivery_headers(info)
     if info.content_type is not None and not (
         own and any(name.lower() == "content-type" for name in own)
     ):

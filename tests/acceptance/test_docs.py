@@ -23,7 +23,7 @@ from skyring.bench.process import ServerProcess, free_port
 from skyring.cli import app
 from skyring.commands import run
 from skyring.options import setting_options
-from skyring.settings import DeliverySettings
+from skyring.settings import DeliverySettings, TransportSettings
 from skyring.timers.request import TimerRequest, decode_request, due_of, payload_of
 from skyring.transports.base import Callback, RetrySpec
 from skyring.transports.registry import load_transports
@@ -289,7 +289,9 @@ async def test_the_timer_of_the_page(api: httpx.AsyncClient, receiver: CallbackR
     request = decode_request(json.dumps(timer).encode())
     assert due_of(request, 0) == (3_000, 3_000)
     assert payload_of(request)[0] == "json"
-    load_transports(DeliverySettings())["http"].check(request.callback)
+    load_transports(DeliverySettings(), TransportSettings())["http"].transport.check(
+        request.callback
+    )
     # The real one leads out into the world.
     timer["callback"]["uri"] = f"http://127.0.0.1:{receiver.port}/hooks/orders"
     created = await api.post("/timer", json=timer | {"timeout": 1})

@@ -11,20 +11,11 @@ import pytest
 
 from skyring import Settings, Skyring
 from skyring.clock import ManualClock
-from skyring.errors import ConfigError, InvalidRequest
+from skyring.errors import ConfigError, InvalidRequest, TransportError
+from skyring.testing import Delivered, Recorder, Script, take
 from skyring.timers.retry import REASON_CHARS_MAX
 from skyring.transports.base import Callback, DeliveryInfo, Outcome, Transport
-from tests.contract.recording import (
-    Delivered,
-    Recorder,
-    Script,
-    dead_letter,
-    is_gone,
-    settings_for,
-    take,
-    to,
-    until,
-)
+from tests.contract.recording import dead_letter, is_gone, settings_for, to, until
 
 HOUR_MS = 3_600_000
 ONCE = {"attempts": 1}
@@ -91,15 +82,15 @@ async def test_given_as_objects_of_several_names(settings: Settings) -> None:
 
 
 def test_a_name_that_is_taken(settings: Settings) -> None:
-    class Http(Transport):
-        pass
+    class Http(Recorder):
+        name = "http"
 
     for transports in ([Http], [Http()], [Recorder(), Recorder], [Recorder, Recorder]):
         with pytest.raises(ConfigError, match=r"two transports have the name '(http|recorder)'"):
             Skyring(settings, transports=transports)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("given", [object, object(), "http", None])
+@pytest.mark.parametrize("given", [object, object(), 5, None, Outcome])
 def test_what_is_no_transport(settings: Settings, given: Any) -> None:
     with pytest.raises(ConfigError, match="is not a Transport"):
         Skyring(settings, transports=[given])
@@ -301,6 +292,27 @@ async def test_its_check_refuses_when_a_timer_is_created_or_updated(
     assert recorder.begun == []
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("odd numbers only"), "callback: odd numbers only"),
+        (ValueError(), "callback: it cannot be used"),
+        (ValueError("\udc80" * 10_000), "callback: ?"),
+        (InvalidRequest("too far", "callback.uri"), "callback.uri: too far"),
+        (Broken("no dictionary"), r"the transport recorder cannot check it \(Broken\)"),
+    ],
+)
+async def test_what_its_check_raises_is_what_is_wrong_with_the_callback(
+    sky: Skyring, recorder: Recorder, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def check(callback: Callback) -> None:
+        raise error
+
+    monkeypatch.setattr(recorder, "check", check)
+    with pytest.raises(InvalidRequest, match=said):
+        await sky.timers.create(timeout=1, callback=to())
+
+
 # Opening and closing
 
 
@@ -324,7 +336,9 @@ async def test_one_that_fails_to_open_stops_the_start_and_leaves_nothing_open(
 ) -> None:
     before, after = Recorder(), CannotClose()
     sky = Skyring(on_disk, transports=[before, CannotOpen(), after])
-    with pytest.raises(Broken, match="no printer"):
+    with pytest.raises(
+        TransportError, match=r"^the transport cannot-open cannot be opened: Broken: no"
+    ):
         await sky.start()
     assert before.events == ["open", "close"]
     assert after.events == []
@@ -335,11 +349,25 @@ async def test_one_that_fails_to_open_stops_the_start_and_leaves_nothing_open(
 
 
 async def test_one_that_fails_to_open_on_entering(on_disk: Settings) -> None:
-    with pytest.raises(Broken, match="no printer"):
+    with pytest.raises(TransportError, match="no printer"):
         async with Skyring(on_disk, transports=[CannotOpen]):
             pytest.fail("it has not started")
     async with Skyring(on_disk, transports=[Recorder]):
         pass
+
+
+class NeverOpens(Recorder):
+    name = "never-opens"
+
+    async def open(self) -> None:
+        await asyncio.get_running_loop().create_future()
+
+
+async def test_one_that_does_not_open_in_time(tmp_path: Path) -> None:
+    settings = settings_for("memory", tmp_path, delivery={"open_timeout_ms": 50})
+    with pytest.raises(TransportError, match="never-opens cannot be opened: not done after 50 ms"):
+        async with Skyring(settings, transports=[NeverOpens]):
+            pytest.fail("it has not started")
 
 
 async def test_one_that_fails_to_close_keeps_nothing_else_open(

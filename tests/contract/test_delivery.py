@@ -17,17 +17,8 @@ from skyring import Skyring
 from skyring.clock import ManualClock
 from skyring.errors import NotFound
 from skyring.settings import DeliverySettings
-from tests.contract.recording import (
-    Gate,
-    Recorder,
-    dead_letter,
-    is_gone,
-    reject,
-    settings_for,
-    take,
-    to,
-    until,
-)
+from skyring.testing import Gate, Recorder, reject, take
+from tests.contract.recording import dead_letter, is_gone, settings_for, to, until
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS

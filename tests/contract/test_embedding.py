@@ -25,17 +25,9 @@ from skyring.errors import (
 from skyring.http.server import ListenError
 from skyring.settings import ShutdownSettings
 from skyring.storage.registry import make_storage
+from skyring.testing import Delivered, Gate, Recorder, reject, take
 from skyring.transports.base import Callback
-from tests.contract.recording import (
-    Delivered,
-    Gate,
-    Recorder,
-    dead_letter,
-    reject,
-    settings_for,
-    take,
-    to,
-)
+from tests.contract.recording import dead_letter, settings_for, to
 
 HOUR_MS = 3_600_000
 

@@ -10,7 +10,8 @@ import pytest
 from skyring import Skyring
 from skyring.clock import ManualClock
 from skyring.settings import DeliverySettings, TimerSettings
-from tests.contract.recording import Gate, Recorder, nothing_pending, settings_for, to, until
+from skyring.testing import Gate, Recorder
+from tests.contract.recording import nothing_pending, settings_for, to, until
 
 HOUR_MS = 3_600_000
 START_MS = ManualClock().now_ms()

@@ -12,8 +12,9 @@ from skyring.errors import InvalidRequest, NotFound
 from skyring.settings import DeliverySettings, HttpSettings, StorageSettings, TimerSettings
 from skyring.storage.base import Storage
 from skyring.storage.registry import make_storage
+from skyring.testing import Gate, Recorder
 from skyring.transports.base import Callback
-from tests.contract.recording import Gate, Recorder, nothing_pending, settings_for, to, until
+from tests.contract.recording import nothing_pending, settings_for, to, until
 
 HOUR_MS = 3_600_000
 COUNT = 4_000

@@ -77,11 +77,11 @@ def value_of(settings: Settings | None, option: SettingOption) -> str:
     value: object = settings
     for name in option.path:
         value = getattr(value, name)
-    return str(value)
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def spellings(option: SettingOption) -> set[str]:
-    snake = "--" + ":".join(option.path)
+    snake = "--" + ":".join(option.words)
     return {option.option, option.alias, snake, snake.replace(":", "-"), snake.replace(":", "_")}
 
 

@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "timers": {*KERNEL, "storage.base", "transports.base"},
     "node": {*KERNEL, *ROOMS},
     "http": {*KERNEL, "node", "timers"},
-    "server": {*KERNEL, "node", "http", "telemetry", "timers.facade", "transports.base"},
+    "server": {*KERNEL, "node", "http", "telemetry", "timers.facade", "transports.loading"},
 }
 """Who may import whom. What is not named here stands above and may import everything."""
 
