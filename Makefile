@@ -1,17 +1,25 @@
-# make run     serves on port 3000, timers under ./data
-# make test    everything that CI checks
-# Both do all the set-up themselves: Python 3.11 or later and make are enough.
+# make run                   serves on port 3000, timers under ./data
+# make run-with-transports   the same, with all plug-ins of transports/ loaded
+# make test                  everything that CI checks
+# They do all the set-up themselves: Python 3.11 or later and make are enough.
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 RUN_ARGS ?=
 TEST_ARGS ?=
 
-.PHONY: run install test check format clean
+PLUGINS      := tcp zmq nats redis amqp
+PLUGIN_FILES := $(wildcard transports/*/pyproject.toml)
+
+.PHONY: run run-with-transports install servers check test format clean
 
 run: install
 	$(BIN)/skyring run $(RUN_ARGS)
+
+run-with-transports: $(VENV)/.installed-transports
+	$(BIN)/skyring run $(PLUGINS:%=-t %) $(RUN_ARGS)
 
 install: $(VENV)/.installed
 
@@ -21,19 +29,26 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(PIP) --editable .
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+$(VENV)/.installed-transports: $(VENV)/bin/python pyproject.toml $(PLUGIN_FILES)
+	$(PIP) --editable . $(PLUGINS:%=--editable ./transports/%)
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-test: $(VENV)/bin/python pyproject.toml $(PLUGIN_FILES)
+	$(PIP) --editable '.[test]' $(PLUGINS:%=--editable './transports/%[test]')
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-transports
+
+servers:
+	@tools/install-servers
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: check
+test: servers check
 	$(BIN)/pytest -n auto --dist loadfile $(TEST_ARGS)
 
 format: $(VENV)/.installed-test
@@ -41,4 +56,5 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist *.egg-info transports/*/build transports/*/*.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache

@@ -103,7 +103,7 @@ def _find_in_file(spec: str) -> Found:
     module = _load_file(path)
     name = match["name"]
     if name is not None:
-        return Found(_attribute(module, name, spec), spec)
+        return Found(_attribute(module, name, spec), f"{path}:{name}")
     classes = [
         value
         for value in vars(module).values()
