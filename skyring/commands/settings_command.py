@@ -20,6 +20,7 @@ from rich.panel import Panel
 from rich.text import Text
 from typer.core import TyperCommand
 
+from skyring.errors import ConfigError
 from skyring.options import SettingOption, nest
 
 __all__ = ["Action", "settings_app"]
@@ -123,7 +124,7 @@ class _SettingsCommand(TyperCommand):
                 continue
             value = match["value"] if match["value"] is not None else next(rest, None)
             if value is None:
-                raise typer.BadParameter(f"{argument} needs a value")
+                raise ConfigError(f"{argument} needs a value")
             given["transport", match["name"], match["key"].replace("-", "_")] = value
         ctx.meta[GIVEN] = given
         return super().parse_args(ctx, others)

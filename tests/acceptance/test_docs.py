@@ -26,6 +26,7 @@ from skyring.options import setting_options
 from skyring.settings import DeliverySettings, TransportSettings
 from skyring.timers.request import TimerRequest, decode_request, due_of, payload_of
 from skyring.transports.base import Callback, RetrySpec
+from skyring.transports.loading import installed
 from skyring.transports.registry import load_transports
 from tests.acceptance.receiver import CallbackReceiver
 from tests.acceptance.test_cli import Listener, listening
@@ -197,6 +198,7 @@ async def test_the_commands_of_the_cli_page(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write("letter.txt", "Dear all")
+    Path("examples").symlink_to(ROOT / "examples")
     seen = set()
     async with (
         ServerProcess(tmp_path / "new") as new,
@@ -240,12 +242,13 @@ async def test_the_commands_that_stay_in_the_foreground(
     tmp_path: Path, skyring_command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("examples").symlink_to(ROOT / "examples")
     foreground = [shown for shown in console() if shown[0].split()[1] in ("run", "listen")]
     assert len(foreground) >= 5
     for number, (command, shown) in enumerate(foreground):
         port = free_port()
         write("skyring.toml", f"port = {port}\n[storage]\npath = 'other'\n")
-        command = re.sub(r" -p \d+", "", command).replace("/var/lib", str(tmp_path / str(number)))
+        command = re.sub(r" -p \d+", "", command).replace("/var", str(tmp_path / str(number)))
         if "--config" not in command:
             command += f" -p {port}"
         process = await asyncio.create_subprocess_exec(
@@ -367,10 +370,18 @@ def known_options() -> set[str]:
         for inner in getattr(command, "commands", {}).values():
             yield from of(inner)
 
-    options = {"--help"}
+    options = {"--help", *transport_options()}
     for part in (app, run.build(), bench.app):
         options |= set(of(typer.main.get_command(part)))
     return options | {name for item in setting_options() for name in (item.option, item.alias)}
+
+
+def transport_options() -> Iterator[str]:
+    """Of the example and the plug-ins."""
+    specs = [*installed(), str(ROOT / "examples" / "journal.py")]
+    for name, loaded in load_transports(DeliverySettings(), TransportSettings(), specs).items():
+        for key in type(loaded.transport).Options.model_fields:
+            yield f"--transport:{name}:{key.replace('_', '-')}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
