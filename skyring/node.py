@@ -8,7 +8,7 @@ import random
 from collections.abc import Coroutine, Iterable
 
 from skyring.clock import Clock, SystemClock
-from skyring.errors import TransportError
+from skyring.errors import SkyringError, TransportError
 from skyring.settings import Settings
 from skyring.storage.registry import make_storage
 from skyring.timers.delivery import Delivery
@@ -104,7 +104,9 @@ class Node:
             async with asyncio.timeout(timeout_ms / 1000) as limit:
                 await transport.open()
         except Exception as error:  # a transport may be anybody's code
-            reason = f"{type(error).__name__}: {error}"
+            reason = str(error)
+            if not isinstance(error, SkyringError):
+                reason = f"{type(error).__name__}: {reason}"
             if limit.expired():
                 reason = f"not done after {timeout_ms} ms"
             raise TransportError(

@@ -277,7 +277,7 @@ class _Environment(EnvSettingsSource):
         if field_name != "transport":
             return super().prepare_field_value(field_name, field, value, value_is_complex)
         inner: dict[str, Any] = self.explode_env_vars(field_name, field, self.env_vars)
-        return inner if value is None else {"load": value, **inner}
+        return (inner or None) if value is None else {"load": value, **inner}
 
 
 class _Loaded(Settings):

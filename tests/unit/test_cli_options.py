@@ -255,3 +255,48 @@ def test_an_error_of_the_node_is_one_line(run: Run, node: StandIn) -> None:
     node.error = StorageLocked("data is held\nby another process")
     ran = run("run")
     assert (ran.code, ran.err) == (1, "skyring: data is held by another process\n")
+
+
+# Transports and their options
+
+
+def transports_of(ran: Ran) -> tuple[tuple[str, ...], object]:
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.settings is not None
+    return ran.settings.transport.load, ran.settings.transport.options
+
+
+def test_transports_can_be_given_again_and_again(run: Run) -> None:
+    ran = run("run", "-t", "a", "--transport", "./b.py:C", "--transport=d,e", "-t", "f:G")
+    assert transports_of(ran) == (("a", "./b.py:C", "d", "e", "f:G"), {})
+
+
+def test_options_of_transports(run: Run) -> None:
+    ran = run(
+        *("run", "--transport:tcp:ack=none", "-t", "tcp", "--transport:tcp:idle-ms", "5"),
+        *("--transport:my-own:key=a=b:c", "--transport:my-own:empty=", "-p", "4000"),
+    )
+    assert transports_of(ran) == (
+        ("tcp",),
+        {"tcp": {"ack": "none", "idle_ms": "5"}, "my-own": {"key": "a=b:c", "empty": ""}},
+    )
+    assert ran.settings is not None
+    assert ran.settings.port == 4000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--transport:tcp:ack"], "--transport:tcp:ack needs a value"),
+        (["--transport:tcp"], "--transport"),
+        (["--transport:tcp=none"], "--transport"),
+        (["--transport::ack=none"], "--transport"),
+        (["--transport:tcp:a:b=none"], "--transport"),
+        (["-t"], "-t"),
+    ],
+)
+def test_wrong_options_of_transports(run: Run, arguments: list[str], said: str) -> None:
+    ran = run("run", *arguments)
+    assert ran.code == 2
+    assert said in ran.err
+    assert ran.settings is None

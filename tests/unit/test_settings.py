@@ -189,3 +189,55 @@ def test_a_group_that_is_no_json_in_the_environment(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("SKYRING_STORAGE", "memory")
     with pytest.raises(ConfigError):
         load_settings()
+
+
+# Transports
+
+
+def test_transports_from_every_place_come_together(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "skyring.toml"
+    file.write_text('transport = ["a", "b"]\n')
+    assert load_settings({}, file).transport.load == ("a", "b")
+    monkeypatch.setenv("SKYRING_TRANSPORT__TCP__ACK", "environment")
+    monkeypatch.setenv("SKYRING_TRANSPORT__TCP__IDLE_MS", "5")
+    loaded = load_settings({}, file).transport
+    assert (loaded.load, loaded.options) == (
+        ("a", "b"),
+        {"tcp": {"ack": "environment", "idle_ms": "5"}},
+    )
+    monkeypatch.setenv("SKYRING_TRANSPORT", " c, d ,,")
+    loaded = load_settings({"transport": {"tcp": {"ack": "option"}}}, file).transport
+    assert (loaded.load, loaded.options) == (
+        ("c", "d"),
+        {"tcp": {"ack": "option", "idle_ms": "5"}},
+    )
+    assert load_settings({"transport": {"load": ["e", "f,g"]}}, file).transport.load == (
+        *("e", "f", "g"),
+    )
+
+
+def test_options_of_transports_in_a_file_keep_their_types(tmp_path: Path) -> None:
+    file = tmp_path / "skyring.toml"
+    file.write_text('[transport]\nload = ["a"]\n[transport.a]\nn = 1\nyes = true\nl = ["x"]\n')
+    loaded = load_settings({}, file).transport
+    assert loaded.load == ("a",)
+    assert loaded.options == {"a": {"n": 1, "yes": True, "l": ["x"]}}
+
+
+def test_transports_given_in_python() -> None:
+    assert Settings().transport.load == ()
+    for given in (["a", "b"], ("a", "b"), "a,b", {"load": ["a", "b"]}):
+        assert Settings.model_validate({"transport": given}).transport.load == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["transport = 3", "transport = [3]", "[transport]\ntcp = 3", "[transport]\nload = {}"],
+)
+def test_transports_that_are_none(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "skyring.toml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=r"^transport"):
+        load_settings({}, file)
