@@ -1,11 +1,11 @@
 """A transport of one's own: it writes fired timers into files, one JSON object a line.
 
-    skyring run -t ./examples/journal.py --transport:journal:directory=./journal
+skyring run -t ./examples/journal.py --transport:journal:directory=./journal
 
-    curl -i http://127.0.0.1:3000/timer -H 'content-type: application/json' -d '{
-      "timeout": 1000, "data": "hello",
-      "callback": {"transport": "journal", "method": "append", "uri": "greetings.jsonl"}
-    }'
+curl -i http://127.0.0.1:3000/timer -H 'content-type: application/json' -d '{
+  "timeout": 1000, "data": "hello",
+  "callback": {"transport": "journal", "method": "append", "uri": "greetings.jsonl"}
+}'
 """
 
 from __future__ import annotations

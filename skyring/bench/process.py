@@ -221,6 +221,20 @@ class ServerProcess:
         process, self._process = self._process, None
         return 0 if process is None else await _end(process, timeout_s)
 
+    async def ended(self, timeout_s: float = 30.0) -> int:
+        """Wait until the process ends by itself; the exit code.
+
+        Raises:
+            BenchError: it does not, and is killed.
+        """
+        process, self._process = self._process, None
+        if process is None:
+            raise BenchError("the server is not running")
+        if not await _ended(process, timeout_s):
+            await _end(process, 0)
+            raise BenchError(f"the server did not end in {timeout_s:g} s")
+        return process.wait()
+
     async def kill(self) -> int:
         """SIGKILL, and wait until the process is gone; the exit code, 0 when none runs.
 

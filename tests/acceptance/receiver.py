@@ -8,6 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
+ACCEPT_TURNS = 3
+"""Turns of the event loop between accepting a connection and knowing of it."""
+
 Answer = tuple[int, dict[str, str]]
 
 
@@ -53,18 +56,22 @@ class CallbackReceiver:
     def __post_init__(self) -> None:
         self._changed = asyncio.Event()
         self._released = asyncio.Event()
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._writers: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._released.set()
         self._server.close()
+        for _ in range(ACCEPT_TURNS):
+            await asyncio.sleep(0)
         for writer in list(self._writers):
             writer.transport.abort()
+        if self._writers:
+            await asyncio.wait(self._writers.values())
         await self._server.wait_closed()
 
     @property
@@ -87,8 +94,11 @@ class CallbackReceiver:
                 await self._changed.wait()
         return self.received
 
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Noted at once: a task that has not begun yet would not be known when the test ends.
+        self._writers[writer] = asyncio.create_task(self._serve(reader, writer))
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -109,5 +119,5 @@ class CallbackReceiver:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
-            self._writers.discard(writer)
+            del self._writers[writer]
             writer.close()

@@ -211,7 +211,7 @@ async def test_a_storage_that_does_not_come_back_ends_the_server(
                     answer = await api.post("/timer", json=fields)
                     assert answer.status_code == 503
                     await asyncio.sleep(0.05)
-    assert await server.stop() == 1
+    assert await server.ended() == 1
     assert "did not come back: cannot create" in server.log
     assert "Traceback" not in server.log
 

@@ -1,0 +1,93 @@
+"""Reading a log into the state store, from where the store is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterable
+
+from skyring.errors import StorageError
+from skyring.storage.base import Storage, Write
+from skyring.storage.entry import Entry, decode_entry
+from skyring.storage.log import Log, Message
+from skyring.storage.replica import APPLIED_KEY, KEY_END, Replica, read_replica, write_replica
+
+__all__ = ["CatchUp"]
+
+KEYS_PER_SCAN = 1_000
+COMMITS_MAX = 1_000
+"""Entries that are applied at once."""
+
+
+class CatchUp:
+    """Brings slots up to their logs.
+
+    Args:
+        state: where entries are applied.
+        log: where they come from.
+    """
+
+    def __init__(self, state: Storage, log: Log) -> None:
+        self._state = state
+        self._log = log
+
+    async def run(self, slots: Iterable[int]) -> dict[int, Replica]:
+        """Apply what is missing; how far each slot has come then.
+
+        Raises:
+            Unavailable: the log or the state store cannot be used now.
+            StorageError: a log has lost what the state store has applied.
+            RecordUnreadable: another version of this program wrote it.
+        """
+        replicas = {slot: await read_replica(self._state, slot) for slot in slots}
+        missing = list(replicas)
+        while missing:
+            missing = await self._read_on(missing, replicas)
+            for slot in missing:  # entries are gone: begin again, from nothing
+                await self._wipe(slot)
+                replicas[slot] = Replica()
+        return replicas
+
+    def apply(
+        self, replica: Replica, entry: Entry, message: Message
+    ) -> tuple[Replica, Awaitable[None]]:
+        """Hand an entry to the state store: the replica afterwards, and its commit."""
+        after = replica.after(entry, message.sequence, len(message.data))
+        mark: Write = (APPLIED_KEY, write_replica(after))
+        return after, self._state.commit(message.slot, [*entry.writes, mark])
+
+    async def _read_on(self, slots: list[int], replicas: dict[int, Replica]) -> list[int]:
+        """Apply what the logs have; which slots cannot go on from where they are?"""
+        after = {slot: replicas[slot].sequence for slot in slots}
+        broken: list[int] = []
+        commits: list[Awaitable[None]] = []
+        async for message in self._log.read(after):
+            slot = message.slot
+            if slot in broken:
+                continue
+            entry, replica = decode_entry(message.data), replicas[slot]
+            if replica.sequence and entry.previous != replica.sequence:
+                broken.append(slot)
+                continue
+            replicas[slot], commit = self.apply(replica, entry, message)
+            commits.append(commit)
+            if len(commits) >= COMMITS_MAX:
+                await asyncio.gather(*commits)
+                commits.clear()
+        await asyncio.gather(*commits)
+        for slot in slots:
+            if slot not in broken and replicas[slot].sequence == after[slot]:
+                await self._check_end(slot, after[slot])
+        return broken
+
+    async def _check_end(self, slot: int, sequence: int) -> None:
+        """Nothing has come: does the log go as far as the state?"""
+        last = await self._log.last(slot)
+        if (0 if last is None else last.sequence) < sequence:
+            raise StorageError(
+                f"the log of slot {slot} has lost what this node has applied; restore the data of"
+                " NATS, or move the storage directory of every node away to begin anew"
+            )
+
+    async def _wipe(self, slot: int) -> None:
+        while pairs := await self._state.scan(slot, b"", KEY_END, KEYS_PER_SCAN):
+            await self._state.commit(slot, [(key, None) for key, _ in pairs])

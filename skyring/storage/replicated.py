@@ -1,0 +1,357 @@
+"""A state store behind a replicated log: the log is the truth, the store is what it says.
+
+A commit is appended to the log of its slot, then applied to the state store, then acknowledged.
+One append of a slot is under way at a time; commits that arrive meanwhile share the next message.
+The sequence that has been applied is kept in the same batch as the data, so that after a crash
+exactly what is missing is read from the log again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from asyncio import Future
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from skyring.errors import Fenced, SkyringError, Unavailable, Uncertain
+from skyring.storage.base import Storage, Write
+from skyring.storage.catchup import CatchUp
+from skyring.storage.entry import ENTRY_VERSION, Entry, EntryKind, decode_entry, encode_entry
+from skyring.storage.log import Log, LogConflict, Message
+from skyring.storage.replica import APPLIED_KEY, KEY_END
+from skyring.storage.slot_work import PendingCommit, SlotWork, end_commits, fitting
+
+__all__ = ["ReplicatedStorage", "ReplicationLimits"]
+
+logger = logging.getLogger(__name__)
+
+PAUSE_S = 0.2
+"""Before the log or the state store is asked again while it is unavailable."""
+CLAIM_TRIES = 20
+"""Claims of others that may come before one's own."""
+
+
+class ReplicationLimits(NamedTuple):
+    """Bounds of the replication."""
+
+    message_bytes_max: int = 512 << 10
+    """Writes in one message of the log."""
+    pending_bytes_max: int = 64 << 20
+    """Writes that wait for the log; more are refused with Unavailable."""
+    snapshot_keys_max: int = 500
+    """Keys in one message of a snapshot."""
+    doubt_ms: int = 5_000
+    """How long a commit waits to learn whether it was appended."""
+
+
+class ReplicatedStorage(Storage):
+    """Slots of which this node is one of several possible holders.
+
+    Args:
+        state: materialised state of this node; its own fsync is not needed.
+        log: where the truth is.
+        node: name of this node.
+        new_id: makes ids of entries, different on all nodes and for all time.
+        lease: may this node act on its claims now?
+        lost: called with the number of a slot that another node has claimed.
+        limits: bounds.
+    """
+
+    def __init__(
+        self,
+        state: Storage,
+        log: Log,
+        node: str,
+        new_id: Callable[[], bytes],
+        lease: Callable[[], bool],
+        lost: Callable[[int], None],
+        limits: ReplicationLimits | None = None,
+    ) -> None:
+        super().__init__()
+        self.damage = state.damage
+        self._state = state
+        self._log = log
+        self._node = node
+        self._new_id = new_id
+        self._lease = lease
+        self._lost = lost
+        self._limits = ReplicationLimits() if limits is None else limits
+        self._catch_up = CatchUp(state, log)
+        self._slots: dict[int, SlotWork] = {}
+        self._pending_bytes = 0
+        self._closed = False
+
+    async def open(self) -> None:
+        self._failure: Future[None] = asyncio.get_running_loop().create_future()
+        await self._state.open()
+        await self._log.open()
+
+    async def follow(self, slots: Iterable[int]) -> None:
+        """Catch up with the logs of slots that are not held, as preparation for `acquire`.
+
+        Raises:
+            Unavailable: the log cannot be read now.
+            StorageError: a log has lost what this node has applied.
+        """
+        wanted = [self._slots.setdefault(number, SlotWork(number)) for number in slots]
+        missing = [slot.number for slot in wanted if not slot.is_held and slot.task is None]
+        await self._state.acquire(missing)
+        for number, replica in (await self._catch_up.run(missing)).items():
+            self._slots[number].replica = replica
+
+    async def acquire(self, slots: Iterable[int]) -> None:
+        """Catch up, and begin a new epoch of each slot: whoever held it before is fenced.
+
+        Raises:
+            Unavailable: the log cannot be reached now; some of the slots may be held.
+            StorageError: a log has lost what this node has applied.
+        """
+        numbers = list(slots)
+        await self.follow(numbers)
+        wanted = [self._slots[number] for number in numbers]
+        claims = (self._claim(slot) for slot in wanted if not slot.is_held)
+        for outcome in await asyncio.gather(*claims, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def release(self, slots: Iterable[int]) -> None:
+        """Finish what was accepted, and hold the slots no more."""
+        for number in slots:
+            slot = self._slots.get(number)
+            if slot is None:
+                continue
+            slot.is_held = False  # nothing more is accepted
+            if slot.task is not None:
+                await asyncio.wait([slot.task])
+
+    def drop(self, slots: Iterable[int]) -> None:
+        """Hold slots no more, at once: the lease has lapsed, or another node has them."""
+        for number in slots:
+            slot = self._slots.get(number)
+            if slot is not None and slot.is_held:
+                self._fence(slot, "the lease has lapsed")
+
+    def epoch(self, slot: int) -> int:
+        """Number of the last claim of a slot that is known here."""
+        return self._slots[slot].replica.epoch if slot in self._slots else 0
+
+    def held(self) -> list[int]:
+        """Numbers of the slots that are held, sorted."""
+        return sorted(number for number, slot in self._slots.items() if slot.is_held)
+
+    def commit(self, slot: int, writes: Sequence[Write]) -> Awaitable[None]:
+        held = self._held(slot)
+        size = sum(len(key) + len(value or b"") for key, value in writes)
+        if self._pending_bytes + size > self._limits.pending_bytes_max and self._pending_bytes:
+            raise Unavailable("too many writes are waiting for the log")
+        self._pending_bytes += size
+        done: Future[None] = asyncio.get_running_loop().create_future()
+        held.waiting.append(PendingCommit(writes, size, done))
+        if held.task is None:
+            held.task = asyncio.create_task(self._work(held), name=f"log-{slot}")
+        return done
+
+    def get(self, slot: int, key: bytes) -> Awaitable[bytes | None]:
+        self._held(slot)
+        return self._state.get(slot, key)
+
+    async def scan(
+        self, slot: int, start: bytes, stop: bytes, limit: int
+    ) -> list[tuple[bytes, bytes]]:
+        self._held(slot)
+        return await self._state.scan(slot, start, stop, limit)
+
+    async def close(self) -> None:
+        if not self._closed:
+            await self.release(self._slots)
+        self._closed = True
+        await self._log.close()
+        await self._state.close()
+
+    def not_ready(self) -> str | None:
+        return self._state.not_ready()
+
+    async def failed(self) -> None:
+        watch = asyncio.ensure_future(self._state.failed())
+        try:
+            await asyncio.wait([watch, self._failure], return_when=asyncio.FIRST_COMPLETED)
+            await (self._failure if self._failure.done() else watch)
+        finally:
+            watch.cancel()
+
+    def _held(self, number: int) -> SlotWork:
+        slot = self._slots.get(number)
+        if self._closed:
+            raise Unavailable("the storage is closed")
+        if slot is None or not slot.is_held or not self._lease():
+            raise Fenced(f"slot {number} is not held")
+        if slot.doubt is not None:
+            raise Unavailable(slot.doubt)
+        return slot
+
+    async def _claim(self, slot: SlotWork) -> None:
+        for _ in range(CLAIM_TRIES):
+            entry = self._entry(slot, "claim", [], epoch=slot.replica.epoch + 1)
+            try:
+                await self._append_and_apply(slot, entry)
+            except Fenced:
+                slot.replica = (await self._catch_up.run([slot.number]))[slot.number]
+            else:
+                slot.doubt = slot.snapshot_from = None
+                slot.is_held = True
+                return
+        raise Unavailable(f"others claim slot {slot.number} again and again")
+
+    # Writing
+
+    async def _work(self, slot: SlotWork) -> None:
+        """Append what waits, until nothing does."""
+        try:
+            while slot.waiting or slot.snapshot_from is not None:
+                if slot.waiting:
+                    await self._append_commits(slot)
+                elif not slot.is_held:
+                    break  # a snapshot need not be finished
+                if slot.snapshot_from is not None:
+                    await self._append_snapshot(slot)
+                elif slot.replica.is_bloated() and slot.is_held:
+                    slot.snapshot_from, slot.snapshot_first, slot.snapshot_keys = b"", 0, 0
+                    slot.replica = slot.replica.snapshot_begun()
+        except Fenced as error:
+            self._fence(slot, str(error))
+        except Exception as error:
+            self._fence(slot, f"slot {slot.number} has failed")
+            if not self._failure.done():
+                self._failure.set_exception(error)
+        finally:
+            slot.task = None
+
+    async def _append_commits(self, slot: SlotWork) -> None:
+        commits = self._take(slot)
+        writes = [write for commit in commits for write in commit.writes]
+        try:
+            await self._append_and_apply(slot, self._entry(slot, "batch", writes), commits)
+        except SkyringError as error:
+            end_commits(commits, error)
+            if isinstance(error, Fenced):
+                raise
+        else:
+            end_commits(commits, None)
+        finally:
+            self._pending_bytes -= sum(commit.bytes for commit in commits)
+
+    def _take(self, slot: SlotWork) -> list[PendingCommit]:
+        commits = [slot.waiting.popleft()]
+        room = self._limits.message_bytes_max - commits[0].bytes
+        while slot.waiting and slot.waiting[0].bytes <= room:
+            commits.append(slot.waiting.popleft())
+            room -= commits[-1].bytes
+        return commits
+
+    async def _append_snapshot(self, slot: SlotWork) -> None:
+        assert slot.snapshot_from is not None
+        pairs = await self._state.scan(
+            slot.number, slot.snapshot_from, KEY_END, self._limits.snapshot_keys_max
+        )
+        pairs = fitting(pairs, self._limits.message_bytes_max)
+        if pairs:
+            writes: list[Write] = [(key, value) for key, value in pairs if key != APPLIED_KEY]
+            try:
+                await self._append_and_apply(slot, self._entry(slot, "snapshot", writes))
+            except Unavailable:
+                await asyncio.sleep(PAUSE_S)
+                return
+            slot.snapshot_first = slot.snapshot_first or slot.replica.sequence
+            slot.snapshot_from = pairs[-1][0] + b"\x00"
+            slot.snapshot_keys += len(writes)
+            return
+        slot.snapshot_from = None
+        try:
+            await self._log.purge(slot.number, slot.snapshot_first)
+        except Unavailable:
+            logger.warning("the log of slot %d is not made shorter now", slot.number)
+        else:
+            slot.replica = slot.replica.compacted(slot.snapshot_keys)
+
+    def _entry(
+        self, slot: SlotWork, kind: EntryKind, writes: list[Write], epoch: int | None = None
+    ) -> Entry:
+        return Entry(
+            version=ENTRY_VERSION,
+            kind=kind,
+            epoch=slot.replica.epoch if epoch is None else epoch,
+            node=self._node,
+            id=self._new_id(),
+            previous=slot.replica.sequence,
+            writes=writes,
+        )
+
+    async def _append_and_apply(
+        self, slot: SlotWork, entry: Entry, commits: Sequence[PendingCommit] = ()
+    ) -> None:
+        """Raises Fenced, or Unavailable if it was certainly not appended."""
+        data = encode_entry(entry)
+        sequence = await self._append(slot, entry, data, commits)
+        message = Message(slot.number, sequence, data)
+        while True:
+            try:
+                slot.replica, applied = self._catch_up.apply(slot.replica, entry, message)
+                await applied
+            except Unavailable:  # it is in the log, so it has to come into the state
+                await asyncio.sleep(PAUSE_S)
+            else:
+                return
+
+    async def _append(
+        self, slot: SlotWork, entry: Entry, data: bytes, commits: Sequence[PendingCommit]
+    ) -> int:
+        expected = slot.replica.sequence
+        tried = False
+        while True:
+            try:
+                return await self._log.append(slot.number, data, expected)
+            except LogConflict:
+                pass
+            except Uncertain:
+                tried = True
+            except Unavailable:
+                if not tried:
+                    raise
+            # Never acknowledged, and never refused, on a guess: the log itself has to say.
+            last = await self._last(slot, commits)
+            if last is not None and last.sequence != expected:
+                if decode_entry(last.data).id == entry.id:
+                    return last.sequence
+                raise Fenced(f"slot {slot.number} has been claimed by another node")
+
+    async def _last(self, slot: SlotWork, commits: Sequence[PendingCommit]) -> Message | None:
+        """The last message of a slot's log. Who waits longer than ``doubt_ms`` is told so."""
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + self._limits.doubt_ms / 1000
+        while True:
+            try:
+                last = await self._log.last(slot.number)
+            except Unavailable as error:
+                if loop.time() >= give_up_s:
+                    slot.doubt = f"the log does not say whether the last write was made: {error}"
+                    end_commits(commits, Uncertain(slot.doubt))
+                    self._refuse(slot, Unavailable(slot.doubt))
+                await asyncio.sleep(PAUSE_S)
+            else:
+                slot.doubt = None
+                return last
+
+    def _fence(self, slot: SlotWork, reason: str) -> None:
+        was_held, slot.is_held = slot.is_held, False
+        slot.snapshot_from = None
+        self._refuse(slot, Fenced(reason))
+        if was_held:
+            self._lost(slot.number)
+
+    def _refuse(self, slot: SlotWork, error: SkyringError) -> None:
+        """Nothing of what waits was appended."""
+        commits = list(slot.waiting)
+        slot.waiting.clear()
+        self._pending_bytes -= sum(commit.bytes for commit in commits)
+        end_commits(commits, error)

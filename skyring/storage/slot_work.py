@@ -1,0 +1,59 @@
+"""What a replicated storage knows of one slot, and the commits that wait for its log."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import Future
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from skyring.storage.base import Write
+from skyring.storage.replica import Replica
+
+__all__ = ["PendingCommit", "SlotWork", "end_commits", "fitting"]
+
+
+class PendingCommit(NamedTuple):
+    writes: Sequence[Write]
+    bytes: int
+    done: Future[None]
+
+
+class SlotWork:
+    """What is known of one slot. Only its own task changes the replica of a slot that is held."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.replica = Replica()
+        self.is_held = False
+        self.doubt: str | None = None
+        """Why it is not known whether the last append was made."""
+        self.waiting: deque[PendingCommit] = deque()
+        self.task: asyncio.Task[None] | None = None
+        self.snapshot_from: bytes | None = None
+        """The first key that a snapshot under way has not written yet."""
+        self.snapshot_first = 0
+        """Sequence of the snapshot's first message."""
+        self.snapshot_keys = 0
+        """Keys that it has written so far."""
+
+
+def end_commits(commits: Iterable[PendingCommit], error: Exception | None) -> None:
+    for commit in commits:
+        if commit.done.done():
+            continue
+        if error is None:
+            commit.done.set_result(None)
+        else:
+            commit.done.set_exception(error)
+
+
+def fitting(pairs: list[tuple[bytes, bytes]], bytes_max: int) -> list[tuple[bytes, bytes]]:
+    """As many of the first pairs as fit; at least one."""
+    size = 0
+    for index, (key, value) in enumerate(pairs):
+        size += len(key) + len(value)
+        if index and size > bytes_max:
+            return pairs[:index]
+    return pairs

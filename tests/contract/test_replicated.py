@@ -1,0 +1,341 @@
+"""Storage behind a log: two nodes, one log, and everything that can go wrong between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skyring.errors import Fenced, SkyringError, StorageError, Unavailable, Uncertain
+from skyring.storage.base import Storage, Write
+from skyring.storage.entry import decode_entry
+from skyring.storage.log import MemoryLog
+from skyring.storage.memory import MemoryStorage
+from skyring.storage.replica import APPLIED_KEY
+from skyring.storage.replicated import ReplicatedStorage, ReplicationLimits
+from tests.contract.faulty_log import Fault, FaultyLog
+
+LIMITS = ReplicationLimits(doubt_ms=100, snapshot_keys_max=3)
+END = b"\xff" * 40
+
+
+class NodeStore:
+    """One node's storage, on its own state and the shared log."""
+
+    def __init__(self, name: str, log: MemoryLog, state: Storage | None = None) -> None:
+        numbers = count(1)
+        self.log = FaultyLog(log)
+        self.state = MemoryStorage() if state is None else state
+        self.lost: list[int] = []
+        self.lease = True
+        self.storage = ReplicatedStorage(
+            self.state,
+            self.log,
+            name,
+            lambda: b"%s-%d-%d" % (name.encode(), id(self), next(numbers)),
+            lambda: self.lease,
+            self.lost.append,
+            LIMITS,
+        )
+
+    async def content(self, slot: int) -> dict[bytes, bytes]:
+        pairs = await self.storage.scan(slot, b"", END, 10_000)
+        return {key: value for key, value in pairs if key != APPLIED_KEY}
+
+
+async def opened(name: str, log: MemoryLog, state: Storage | None = None) -> NodeStore:
+    node = NodeStore(name, log, state)
+    await node.storage.open()
+    return node
+
+
+async def messages(log: MemoryLog, slot: int = 0) -> list[Any]:
+    return [decode_entry(message.data) async for message in log.read({slot: 0})]
+
+
+@pytest.fixture
+def log() -> MemoryLog:
+    return MemoryLog()
+
+
+async def test_what_is_committed_is_in_the_log_and_in_the_state(log: MemoryLog) -> None:
+    node = await opened("a", log)
+    await node.storage.acquire([0, 1])
+    await node.storage.commit(0, [(b"k", b"v"), (b"gone", b"x")])
+    await node.storage.commit(0, [(b"gone", None)])
+    assert await node.content(0) == {b"k": b"v"}
+    assert await node.storage.get(0, b"k") == b"v"
+    kinds = [(entry.kind, entry.epoch, entry.node) for entry in await messages(log)]
+    assert kinds == [("claim", 1, "a"), ("batch", 1, "a"), ("batch", 1, "a")]
+    assert node.storage.held() == [0, 1]
+    await node.storage.close()
+
+
+async def test_commits_that_come_together_share_a_message(log: MemoryLog) -> None:
+    node = await opened("a", log)
+    await node.storage.acquire([0])
+    before = node.log.appends
+    commits = [node.storage.commit(0, [(b"%d" % number, b"")]) for number in range(100)]
+    await asyncio.gather(*commits)
+    assert node.log.appends - before <= 2
+    assert len(await node.content(0)) == 100
+    await node.storage.close()
+
+
+async def test_another_node_takes_over_and_the_former_holder_is_fenced(log: MemoryLog) -> None:
+    a, b = await opened("a", log), await opened("b", log)
+    await a.storage.acquire([0])
+    await a.storage.commit(0, [(b"k", b"1")])
+    await b.storage.follow([0])
+    await a.storage.commit(0, [(b"k", b"2")])
+    await b.storage.acquire([0])
+    assert await b.content(0) == {b"k": b"2"}
+    assert (b.storage.epoch(0), a.storage.epoch(0)) == (2, 1)
+    with pytest.raises(Fenced):
+        await a.storage.commit(0, [(b"k", b"stale")])
+    assert a.lost == [0]
+    with pytest.raises(Fenced):
+        await a.storage.get(0, b"k")
+    await a.storage.acquire([0])
+    assert await a.content(0) == {b"k": b"2"}
+    assert a.storage.epoch(0) == 3
+    for node in (a, b):
+        await node.storage.close()
+
+
+async def test_without_the_lease_nothing_is_read_or_written(log: MemoryLog) -> None:
+    node = await opened("a", log)
+    await node.storage.acquire([0])
+    node.lease = False
+    for call in (
+        lambda: node.storage.get(0, b"k"),
+        lambda: node.storage.commit(0, [(b"k", b"v")]),
+        lambda: node.storage.scan(0, b"", END, 1),
+    ):
+        with pytest.raises(Fenced):
+            await call()
+    node.storage.drop([0])
+    assert (node.lost, node.storage.held()) == ([0], [])
+    node.lease = True
+    with pytest.raises(Fenced):
+        await node.storage.get(0, b"k")
+    await node.storage.close()
+
+
+@pytest.mark.parametrize("fault", ["answer lost", "request lost", "late"])
+async def test_an_append_without_an_answer_is_looked_up(log: MemoryLog, fault: Fault) -> None:
+    node = await opened("a", log)
+    await node.storage.acquire([0])
+    node.log.faults.extend([fault] * 3)
+    await node.storage.commit(0, [(b"k", b"v")])
+    await node.storage.commit(0, [(b"l", b"w")])
+    await node.log.close()
+    assert await node.content(0) == {b"k": b"v", b"l": b"w"}
+    written = [write for entry in await messages(log) for write in entry.writes]
+    assert written == [(b"k", b"v"), (b"l", b"w")], "each of them once"
+    await node.storage.close()
+
+
+async def test_a_refused_append_is_told_and_harms_nothing(log: MemoryLog) -> None:
+    node = await opened("a", log)
+    await node.storage.acquire([0])
+    node.log.faults.append("refused")
+    with pytest.raises(Unavailable) as raised:
+        await node.storage.commit(0, [(b"k", b"v")])
+    assert not isinstance(raised.value, Uncertain)
+    assert await node.content(0) == {}
+    await node.storage.commit(0, [(b"k", b"w")])
+    assert await node.content(0) == {b"k": b"w"}
+    await node.storage.close()
+
+
+async def test_nobody_is_told_a_guess_while_the_log_is_away(log: MemoryLog) -> None:
+    node = await opened("a", log)
+    await node.storage.acquire([0])
+    node.log.faults.append("then away")
+    first = node.storage.commit(0, [(b"k", b"v")])
+    await asyncio.sleep(0)  # the first is on its way
+    second = node.storage.commit(0, [(b"l", b"w")])
+    with pytest.raises(Uncertain):
+        await first
+    with pytest.raises(Unavailable) as refused:
+        await second
+    assert not isinstance(refused.value, Uncertain)
+    with pytest.raises(Unavailable, match="does not say"):
+        await node.storage.get(0, b"k")
+    with pytest.raises(Unavailable, match="does not say"):
+        await node.storage.commit(0, [(b"m", b"x")])
+    node.log.is_away = False
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                found = await node.content(0)
+                break
+            except Unavailable:
+                await asyncio.sleep(0.01)
+    assert found == {b"k": b"v"}
+    await node.storage.close()
+
+
+async def test_a_node_that_was_away_while_the_log_was_made_shorter_begins_anew(
+    log: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skyring.storage.replica.SPARE_BYTES", 500)
+    a, b = await opened("a", log), await opened("b", log)
+    await a.storage.acquire([0])
+    await a.storage.commit(0, [(b"old", b"v"), (b"kept", b"v")])
+    await b.storage.follow([0])
+    await a.storage.commit(0, [(b"old", None)])
+    for number in range(200):
+        await a.storage.commit(0, [(b"short", b"%d" % number)])
+        await a.storage.commit(0, [(b"short", None)])
+    await a.storage.release([0])
+    size = await log.size(0)
+    assert size.first > 4, "it has been purged"
+    await b.storage.acquire([0])
+    assert await b.content(0) == {b"kept": b"v"}
+    for node in (a, b):
+        await node.storage.close()
+
+
+async def test_the_log_stays_bounded(log: MemoryLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skyring.storage.replica.SPARE_BYTES", 10_000)
+    node = await opened("a", log)
+    await node.storage.acquire([0])
+    live = [(b"live-%d" % number, b"x" * 50) for number in range(100)]
+    await node.storage.commit(0, live)
+    longest = 0
+    for number in range(2_000):
+        await node.storage.commit(0, [(b"short-%d" % number, b"x" * 50)])
+        await node.storage.commit(0, [(b"short-%d" % number, None)])
+        size = (
+            sum([len(message.data) async for message in log.read({0: 0})])
+            if (number % 20 == 0)
+            else 0
+        )
+        longest = max(longest, size)
+    live_bytes = sum(len(key) + len(value) for key, value in live)
+    assert longest < 4 * live_bytes + 20_000
+    assert await node.content(0) == dict(live)
+    await node.storage.close()
+
+
+async def test_a_log_that_has_lost_its_end_is_refused(log: MemoryLog) -> None:
+    node = await opened("a", log)
+    await node.storage.acquire([0])
+    await node.storage.commit(0, [(b"k", b"v")])
+    await node.storage.close()
+    again = await opened("a", MemoryLog(), node.state)
+    with pytest.raises(StorageError, match="the log of slot 0 has lost what this node has applied"):
+        await again.storage.acquire([0])
+    await again.storage.close()
+
+
+# Any order of everything
+
+KEYS = st.sampled_from([b"a", b"b", b"c", b"d"])
+WRITES = st.lists(st.tuples(KEYS, st.none() | st.binary(max_size=3)), min_size=1, max_size=3)
+FAULTS = st.lists(
+    st.sampled_from(["fine", "refused", "answer lost", "request lost", "late"]), max_size=4
+)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("commit"), st.sampled_from("ab"), WRITES),
+        st.tuples(st.just("together"), st.sampled_from("ab"), st.lists(WRITES, max_size=4)),
+        st.tuples(st.just("acquire"), st.sampled_from("ab")),
+        st.tuples(st.just("follow"), st.sampled_from("ab")),
+        st.tuples(st.just("release"), st.sampled_from("ab")),
+        st.tuples(st.just("forget"), st.sampled_from("ab")),
+        st.tuples(st.just("faults"), st.sampled_from("ab"), FAULTS),
+    ),
+    max_size=30,
+)
+
+
+class Model:
+    """What the storage must hold: only an unknown outcome leaves two possibilities."""
+
+    def __init__(self) -> None:
+        self.possible: list[dict[bytes, bytes]] = [{}]
+
+    def commit(self, writes: Sequence[Write], error: SkyringError | None) -> None:
+        if error is not None and not isinstance(error, Uncertain):
+            return
+        after = [_applied(each, writes) for each in self.possible]
+        self.possible = after if error is None else [*self.possible, *after]
+
+    def seen(self, content: dict[bytes, bytes]) -> None:
+        assert content in self.possible
+        self.possible = [content]
+
+
+def _applied(content: dict[bytes, bytes], writes: Sequence[Write]) -> dict[bytes, bytes]:
+    after = dict(content)
+    for key, value in writes:
+        if value is None:
+            after.pop(key, None)
+        else:
+            after[key] = value
+    return after
+
+
+async def outcome(commit: Callable[[], Awaitable[None]]) -> SkyringError | None:
+    try:
+        await commit()
+    except SkyringError as error:
+        return error
+    return None
+
+
+async def play(steps: list[Any]) -> None:
+    log, model = MemoryLog(), Model()
+    nodes = {name: await opened(name, log) for name in "ab"}
+    for kind, name, *details in steps:
+        node = nodes[name]
+        if kind in ("commit", "together"):
+            batches = details if kind == "commit" else details[0]
+            ends = await asyncio.gather(
+                *(outcome(partial(node.storage.commit, 0, writes)) for writes in batches)
+            )
+            for writes, error in zip(batches, ends, strict=True):
+                model.commit(writes, error)
+        elif kind == "faults":
+            node.log.faults.extend(details[0])
+        elif kind == "forget":  # it starts again, with an empty disk
+            await node.storage.close()
+            nodes[name] = await opened(name, log)
+        elif kind == "release":
+            await node.storage.release([0])
+        else:
+            await outcome(partial(getattr(node.storage, kind), [0]))
+        for each in nodes.values():
+            if each.storage.held() and not each.log.faults:
+                held = await outcome(partial(each.storage.commit, 0, []))
+                if held is None:
+                    model.seen(await each.content(0))
+    for node in nodes.values():
+        node.log.faults.clear()
+        await node.log.close()
+    await nodes["a"].storage.acquire([0])
+    model.seen(await nodes["a"].content(0))
+    await nodes["b"].storage.acquire([0])
+    model.seen(await nodes["b"].content(0))
+    epochs = [entry.epoch for entry in await messages(log)]
+    assert epochs == sorted(epochs)
+    for node in nodes.values():
+        await node.storage.close()
+
+
+@given(STEPS, st.sampled_from([60, 100_000]))
+@settings(max_examples=200, deadline=None)
+def test_nothing_acknowledged_is_lost_whatever_happens(steps: list[Any], spare: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("skyring.storage.replica.SPARE_BYTES", spare)
+        patch.setattr("skyring.storage.replicated.PAUSE_S", 0.001)
+        asyncio.run(play(steps))
