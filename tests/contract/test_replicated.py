@@ -224,6 +224,36 @@ async def test_the_log_stays_bounded(log: MemoryLog, monkeypatch: pytest.MonkeyP
     assert longest < 4 * live_bytes + 20_000
     assert await node.content(0) == dict(live)
     await node.storage.close()
+    other = await opened("b", log)
+    await other.storage.acquire([0])
+    assert await other.content(0) == dict(live), "what remains of the log is all there is"
+    await other.storage.close()
+
+
+async def test_a_snapshot_that_was_broken_off_is_begun_anew(
+    log: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await opened("a", log), await opened("b", log)
+    live = {b"live-%d" % number: b"x" * 50 for number in range(20)}
+    await a.storage.acquire([0])
+    await a.storage.commit(0, list(live.items()))
+    monkeypatch.setattr("skyring.storage.replica.SPARE_BYTES", -100_000)
+    await a.storage.commit(0, [(b"live-19", b"begins a snapshot")])
+    await b.storage.acquire([0])
+    await b.storage.commit(0, [(b"live-0", None)])
+    await b.storage.release([0])
+    with pytest.raises(Fenced):
+        await a.storage.commit(0, [(b"live-2", None)])
+    await a.storage.acquire([0])
+    await a.storage.commit(0, [(b"live-1", None)])
+    await a.storage.release([0])
+    rest = {key: value for key, value in live.items() if key not in (b"live-0", b"live-1")}
+    rest[b"live-19"] = b"begins a snapshot"
+    fresh = await opened("c", log)
+    await fresh.storage.acquire([0])
+    assert await fresh.content(0) == rest
+    for node in (a, b, fresh):
+        await node.storage.close()
 
 
 async def test_a_log_that_has_lost_its_end_is_refused(log: MemoryLog) -> None:
