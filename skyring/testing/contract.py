@@ -73,6 +73,10 @@ class UnacknowledgedContract:
         """A new transport with its options, not opened."""
         raise NotImplementedError
 
+    def make_loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop of each test; a node runs on uvloop's."""
+        return asyncio.new_event_loop()
+
     # Tests
 
     def test_payloads_arrive_exactly_as_they_are(self, peer: Peer) -> None:
@@ -202,7 +206,8 @@ class UnacknowledgedContract:
             async with asyncio.timeout(2 * WAIT_S_MAX):
                 await test()
 
-        asyncio.run(bounded())
+        with asyncio.Runner(loop_factory=self.make_loop) as runner:
+            runner.run(bounded())
 
     @asynccontextmanager
     async def _opened(self, peer: Peer) -> AsyncIterator[Transport]:

@@ -39,7 +39,10 @@ class Peer(ABC):
 
     @abstractmethod
     async def pause(self) -> None:
-        """Be silent: whatever is sent, nothing is answered, as after SIGSTOP."""
+        """Be silent: whatever is sent, nothing is answered, as after SIGSTOP.
+
+        A signal takes effect some time after it was sent: return when it has.
+        """
 
     @abstractmethod
     async def resume(self) -> None:

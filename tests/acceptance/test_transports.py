@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -13,6 +15,8 @@ import httpx
 import pytest
 
 from skyring.bench.process import ServerProcess
+from skyring.settings import DeliverySettings, TransportSettings
+from skyring.transports.registry import load_transports
 from tests.acceptance.test_docs import ROOT, blocks, commands, curl, shell
 
 PAGE = ROOT / "docs" / "transports.md"
@@ -200,3 +204,30 @@ async def test_a_timer_for_a_transport_that_is_not_loaded(api: httpx.AsyncClient
     bulk = await api.post("/timers", json=[timer()])
     assert bulk.json()[0]["status"] == 400
     assert "there are: http" in bulk.text
+
+
+# The plug-ins
+
+
+@pytest.mark.parametrize("name", ["tcp", "zmq", "nats", "redis", "amqp"])
+def test_a_plug_in_is_installed_and_its_page_names_its_options(name: str) -> None:
+    loaded = load_transports(DeliverySettings(), TransportSettings(load=(name,)))[name]
+    assert loaded.source.startswith(f"skyring-{name} ")
+    text = (ROOT / "transports" / name / "README.md").read_text()
+    table = text.partition("\n## Options\n")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", table, re.M))
+    fields = type(loaded.transport).Options.model_fields
+    assert rows.keys() == fields.keys()
+    for key, shown in rows.items():
+        assert fields[key].description, key
+        default = fields[key].get_default()
+        if isinstance(default, bool):
+            default = str(default).lower()
+        assert shown == ("none" if default in (None, "") else f"`{default}`"), key
+
+
+def test_the_main_package_needs_none_of_them() -> None:
+    needed = importlib.metadata.requires("skyring") or []
+    names = {re.split(r"[^\w-]", each)[0].lower() for each in needed if "extra ==" not in each}
+    assert not names & {"pyzmq", "redis", "aio-pika", "aiormq"}
+    assert not {name for name in names if name.startswith("skyring")}
