@@ -61,8 +61,8 @@ class Gossip(msgspec.Struct, frozen=True, array_like=True):
     state: Announced
     address: str = ""
     """Base URL of its HTTP API."""
-    held: int = 0
-    """Slots that it holds."""
+    held: bytes = b""
+    """Slots that it holds, as by `skyring.ring.slots.pack_slots`."""
     timers: int = 0
     """Timers that it has in memory."""
 

@@ -41,6 +41,8 @@ PURE = {
     "transports/wire.py",
     "ring/placement.py",
     "ring/membership.py",
+    "ring/ownership.py",
+    "ring/slots.py",
 }
 """They decide and do no I/O."""
 

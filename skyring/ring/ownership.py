@@ -1,0 +1,166 @@
+"""Which slots this node is to take, and when it may: a pure state machine.
+
+    idle ──► following ──► ready ──► asking ──► released ──► claiming ──► held
+                             │                                   ▲
+                             └── no holder, or its lease is over ┘
+
+A slot is moved by its new owner. It reads the log while the old holder still serves, asks that one
+to release, and claims. A holder that does not answer is waited out for its lease, measured from
+when it was last heard, and then overtaken; the claim's epoch fences it. A slot that is held and
+placed elsewhere is served until its new owner asks for it.
+
+All times are monotonic milliseconds of this node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple, TypeAlias
+
+from skyring.ring.placement import Placement
+
+__all__ = ["Holder", "Ownership", "Steps"]
+
+Phase: TypeAlias = Literal["idle", "following", "ready", "asking", "released", "claiming", "held"]
+
+
+class Holder(NamedTuple):
+    """Another node that says that it holds a slot."""
+
+    name: str
+    lease_until_ms: int
+    """From then on it can no longer act on its claim."""
+    is_listening: bool
+    """Is there anybody to be asked?"""
+
+
+class Steps(NamedTuple):
+    """What is to be done now; each ends with a call of the event that it names."""
+
+    follow: frozenset[int] = frozenset()
+    """Read the logs of these slots: `followed`."""
+    ask: Mapping[str, frozenset[int]] = {}
+    """Ask these nodes to release these slots: `released` or `refused`."""
+    claim: frozenset[int] = frozenset()
+    """Claim these slots: `claimed` or `lost`."""
+
+
+class Ownership:
+    """The slots as one node has them.
+
+    Args:
+        me: the name of this node.
+        slots: how many slots there are.
+        moves_max: slots that are on their way to this node at once.
+        ask_again_ms: pause before a holder that has refused is asked again.
+    """
+
+    def __init__(self, me: str, slots: int, moves_max: int, ask_again_ms: int) -> None:
+        self._me = me
+        self._moves_max = moves_max
+        self._ask_again_ms = ask_again_ms
+        self._phases: list[Phase] = ["idle"] * slots
+        self._not_before_ms = [0] * slots
+        self._placement: Placement = (None,) * slots
+
+    def phase(self, slot: int) -> Phase:
+        """How far a slot has come on its way to this node."""
+        return self._phases[slot]
+
+    def held(self) -> frozenset[int]:
+        """The slots that this node holds."""
+        return frozenset(slot for slot, phase in enumerate(self._phases) if phase == "held")
+
+    def missing(self) -> frozenset[int]:
+        """The slots that are placed here and not held yet."""
+        return frozenset(
+            slot
+            for slot, owner in enumerate(self._placement)
+            if owner == self._me and self._phases[slot] != "held"
+        )
+
+    # Events
+
+    def placed(self, placement: Placement) -> None:
+        """The members have changed. What is on its way here and placed elsewhere now is let go."""
+        self._placement = placement
+        for slot, owner in enumerate(placement):
+            if owner != self._me and self._phases[slot] in (
+                "following",
+                "ready",
+                "asking",
+                "released",
+            ):
+                self._phases[slot] = "idle"
+
+    def followed(self, slots: Iterable[int]) -> None:
+        """The logs of these slots have been read up to their ends."""
+        self._move(slots, "following", "ready")
+
+    def not_followed(self, slots: Iterable[int], now_ms: int) -> None:
+        """The logs could not be read."""
+        self._put_off(slots, "following", "idle", now_ms)
+
+    def released(self, slots: Iterable[int]) -> None:
+        """The holder has released them: they can be claimed."""
+        self._move(slots, "asking", "released")
+
+    def refused(self, slots: Iterable[int], now_ms: int) -> None:
+        """The holder has not answered, or will not release them now."""
+        self._put_off(slots, "asking", "ready", now_ms)
+
+    def claimed(self, slots: Iterable[int]) -> None:
+        """The claims of these slots are in their logs."""
+        self._move(slots, "claiming", "held")
+
+    def lost(self, slots: Iterable[int], now_ms: int) -> None:
+        """They are not held (any more): released, fenced, or not claimed."""
+        for slot in slots:
+            self._phases[slot] = "idle"
+            self._not_before_ms[slot] = now_ms + self._ask_again_ms
+
+    def step(self, holders: Mapping[int, Holder], now_ms: int) -> Steps:
+        """What is to be done now.
+
+        Args:
+            holders: other nodes that hold slots, by the number of the slot.
+            now_ms: now.
+        """
+        follow: set[int] = set()
+        ask: dict[str, set[int]] = {}
+        claim: set[int] = set()
+        moving = sum(phase not in ("idle", "held") for phase in self._phases)
+        for slot, phase in enumerate(self._phases):
+            if self._placement[slot] != self._me or now_ms < self._not_before_ms[slot]:
+                continue
+            if phase == "idle" and moving < self._moves_max:
+                moving += 1
+                self._phases[slot] = "following"
+                follow.add(slot)
+            elif phase == "released":
+                self._phases[slot] = "claiming"
+                claim.add(slot)
+            elif phase == "ready":
+                holder = holders.get(slot)
+                if holder is None or now_ms >= holder.lease_until_ms:
+                    self._phases[slot] = "claiming"
+                    claim.add(slot)
+                elif holder.is_listening:
+                    self._phases[slot] = "asking"
+                    ask.setdefault(holder.name, set()).add(slot)
+        return Steps(
+            frozenset(follow),
+            {name: frozenset(asked) for name, asked in ask.items()},
+            frozenset(claim),
+        )
+
+    def _move(self, slots: Iterable[int], before: Phase, after: Phase) -> None:
+        for slot in slots:
+            if self._phases[slot] == before:
+                self._phases[slot] = after
+
+    def _put_off(self, slots: Iterable[int], before: Phase, after: Phase, now_ms: int) -> None:
+        for slot in slots:
+            if self._phases[slot] == before:
+                self._phases[slot] = after
+                self._not_before_ms[slot] = now_ms + self._ask_again_ms

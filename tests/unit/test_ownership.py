@@ -1,0 +1,204 @@
+"""Which slots a node takes, and when it may."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from skyring.ring.ownership import Holder, Ownership, Steps
+from skyring.ring.slots import pack_slots, unpack_slots
+
+SLOTS = 6
+LEASE_MS = 1_000
+MINE = ("me",) * SLOTS
+
+
+def ownership(moves_max: int = SLOTS) -> Ownership:
+    made = Ownership("me", SLOTS, moves_max, ask_again_ms=100)
+    made.placed(MINE)
+    return made
+
+
+def holder(until_ms: int = LEASE_MS, *, is_listening: bool = True) -> Holder:
+    return Holder("other", until_ms, is_listening)
+
+
+def all_of(*slots: int) -> frozenset[int]:
+    return frozenset(slots)
+
+
+def follow(owner: Ownership, now_ms: int = 0) -> None:
+    owner.followed(owner.step({}, now_ms).follow)
+
+
+def test_slots_that_nobody_holds_are_followed_and_claimed() -> None:
+    owner = ownership()
+    assert owner.step({}, 0) == Steps(follow=frozenset(range(SLOTS)))
+    assert owner.step({}, 0) == Steps()
+    owner.followed([0, 1])
+    assert owner.step({}, 0) == Steps(claim=all_of(0, 1))
+    assert owner.held() == frozenset()
+    owner.claimed([0])
+    owner.lost([1], 0)
+    assert owner.held() == all_of(0)
+    assert owner.missing() == frozenset(range(1, SLOTS))
+    assert owner.step({}, 0) == Steps(), "it is not tried again at once"
+    assert owner.step({}, 100) == Steps(follow=all_of(1))
+
+
+def test_slots_of_others_are_left_alone() -> None:
+    owner = ownership()
+    owner.placed(("other",) * SLOTS)
+    assert owner.step({}, 0) == Steps()
+    assert owner.missing() == frozenset()
+
+
+def test_a_holder_is_asked_and_then_the_slot_is_claimed() -> None:
+    owner = ownership()
+    follow(owner)
+    holders = {slot: holder() for slot in (0, 1, 2)}
+    assert owner.step(holders, 0) == Steps(ask={"other": all_of(0, 1, 2)}, claim=all_of(3, 4, 5))
+    owner.released([0, 1])
+    owner.refused([2], 0)
+    assert owner.step(holders, 0) == Steps(claim=all_of(0, 1))
+    assert owner.step(holders, 99) == Steps()
+    assert owner.step(holders, 100) == Steps(ask={"other": all_of(2)})
+
+
+@pytest.mark.parametrize("is_listening", [True, False])
+def test_a_holder_that_does_not_answer_is_waited_out(is_listening: bool) -> None:
+    owner = ownership()
+    follow(owner)
+    holders = dict.fromkeys(range(SLOTS), holder(is_listening=is_listening))
+    now_ms = 0
+    while now_ms < LEASE_MS:
+        steps = owner.step(holders, now_ms)
+        assert steps.claim == frozenset()
+        assert bool(steps.ask) <= is_listening
+        for asked in steps.ask.values():
+            owner.refused(asked, now_ms)
+        now_ms += 100
+    assert owner.step(holders, now_ms).claim == frozenset(range(SLOTS))
+
+
+def test_what_is_placed_elsewhere_again_is_let_go_but_what_is_held_is_served() -> None:
+    owner = ownership()
+    follow(owner)
+    owner.step({0: holder()}, 0)
+    owner.claimed([1, 2])
+    owner.placed(("other",) * SLOTS)
+    assert owner.held() == all_of(1, 2)
+    assert owner.phase(0) == "idle"
+    assert owner.phase(3) == "claiming", "that is under way"
+    owner.released([0])
+    owner.claimed([3])
+    assert owner.held() == all_of(1, 2, 3)
+    assert owner.step({}, 1_000) == Steps()
+
+
+def test_few_are_on_their_way_at_once() -> None:
+    owner = ownership(moves_max=2)
+    taken: set[int] = set()
+    for turn in range(SLOTS // 2):
+        steps = owner.step({}, turn)
+        assert len(steps.follow) == 2
+        owner.followed(steps.follow)
+        taken |= (claimed := owner.step({}, turn).claim)
+        owner.claimed(claimed)
+    assert taken == set(range(SLOTS))
+    assert owner.step({}, 9) == Steps()
+
+
+def test_a_log_that_cannot_be_read_is_tried_again() -> None:
+    owner = ownership()
+    owner.not_followed(owner.step({}, 0).follow, 0)
+    assert owner.step({}, 50) == Steps()
+    assert owner.step({}, 100).follow == frozenset(range(SLOTS))
+
+
+@given(st.sets(st.integers(0, 299)))
+def test_sets_of_slots_come_back(slots: set[int]) -> None:
+    packed = pack_slots(slots)
+    assert unpack_slots(packed, 300) == slots
+    assert len(packed) <= 38
+    assert unpack_slots(packed, 100) == {slot for slot in slots if slot < 100}
+
+
+@given(st.binary(max_size=100))
+def test_whatever_comes_is_some_set_of_slots(packed: bytes) -> None:
+    assert unpack_slots(packed, 256) <= set(range(256))
+
+
+class Moves(RuleBasedStateMachine):
+    """Any order of events; a slot is claimed only when its holder can no longer act."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.now_ms = 0
+        self.owner = ownership(moves_max=4)
+        self.holders: dict[int, Holder] = {}
+        self.released: set[int] = set()
+        self.asked: set[int] = set()
+        self.following: set[int] = set()
+        self.claiming: set[int] = set()
+
+    @rule(data=st.data())
+    def placed(self, data: Any) -> None:
+        self.owner.placed(tuple(data.draw(st.sampled_from(["me", "other"])) for _ in MINE))
+
+    @rule(slot=st.integers(0, SLOTS - 1), ms=st.integers(1, 500), is_listening=st.booleans())
+    def another_holds(self, slot: int, ms: int, is_listening: bool) -> None:
+        if slot not in self.claiming | self.owner.held():
+            self.holders[slot] = Holder("other", self.now_ms + ms, is_listening)
+            self.released.discard(slot)
+            self.asked.discard(slot)
+            self.owner.refused([slot], self.now_ms)
+
+    @rule(ms=st.integers(0, 300))
+    def step(self, ms: int) -> None:
+        self.now_ms += ms
+        steps = self.owner.step(self.holders, self.now_ms)
+        for slot in steps.claim:
+            found = self.holders.get(slot)
+            assert found is None or found.lease_until_ms <= self.now_ms or slot in self.released
+        for name, slots in steps.ask.items():
+            assert name == "other"
+            assert all(self.holders[slot].is_listening for slot in slots)
+            self.asked |= slots
+        self.following |= steps.follow
+        self.claiming |= steps.claim
+        assert not self.claiming & self.owner.held()
+
+    @rule()
+    def follow(self) -> None:
+        self.owner.followed(self.following)
+        self.following.clear()
+
+    @rule()
+    def release(self) -> None:
+        self.released |= self.asked
+        self.owner.released(self.asked)
+        self.asked.clear()
+
+    @rule(well=st.booleans())
+    def claim(self, well: bool) -> None:
+        if well:
+            self.owner.claimed(self.claiming)
+            for slot in self.claiming:
+                self.holders.pop(slot, None)
+        else:
+            self.owner.lost(self.claiming, self.now_ms)
+        self.claiming.clear()
+
+    @invariant()
+    def few_are_moving(self) -> None:
+        moving = [self.owner.phase(slot) not in ("idle", "held") for slot in range(SLOTS)]
+        assert sum(moving) <= 4
+
+
+TestMoves = Moves.TestCase
+TestMoves.settings = settings(max_examples=100, stateful_step_count=40)
