@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from skyring_tcp.connection import Broken, Connection
 from skyring_tcp.rules import Framing, Target, failure_reason
@@ -45,16 +45,18 @@ class Pool:
     Args:
         limits: bounds.
         framing: of all connections.
-        tls: for the destinations that want it.
+        tls: for the destinations that want it; None makes one that trusts whom the system trusts,
+            when the first of them comes.
         ignores_answers: are the connections for messages without an answer?
     """
 
     def __init__(
-        self, limits: Limits, framing: Framing, tls: ssl.SSLContext, ignores_answers: bool
+        self, limits: Limits, framing: Framing, tls: ssl.SSLContext | None, ignores_answers: bool
     ) -> None:
         self._limits = limits
         self._framing = framing
         self._tls = tls
+        self._tls_lock = asyncio.Lock()
         self._ignores_answers = ignores_answers
         self._receivers: dict[str, _Receiver] = {}
         self._permits = asyncio.Semaphore(limits.connections_max)
@@ -165,14 +167,17 @@ class Pool:
 
     async def _make(self, connection: Connection, target: Target) -> None:
         timeout_ms = self._limits.connect_timeout_ms
+        tls_options: dict[str, Any] = {}
         try:
             async with asyncio.timeout(timeout_ms / 1000):
+                if target.is_tls:
+                    tls_options = {
+                        "ssl": await self._tls_context(),
+                        "server_hostname": target.host,
+                        "ssl_shutdown_timeout": CLOSE_S,
+                    }
                 await asyncio.get_running_loop().create_connection(
-                    lambda: connection,
-                    target.host,
-                    target.port,
-                    ssl=self._tls if target.is_tls else None,
-                    server_hostname=target.host if target.is_tls else None,
+                    lambda: connection, target.host, target.port, **tls_options
                 )
         except TimeoutError:
             raise Broken(f"no connection within {timeout_ms} ms") from None
@@ -180,6 +185,12 @@ class Pool:
             raise Broken(failure_reason(error)) from error
         if self._ignores_answers:
             connection.ignore_answers()
+
+    async def _tls_context(self) -> ssl.SSLContext:
+        async with self._tls_lock:
+            if self._tls is None:  # it takes some 40 ms
+                self._tls = await asyncio.to_thread(ssl.create_default_context)
+            return self._tls
 
     def _lost(self, connection: Connection) -> None:
         if connection not in self._open:

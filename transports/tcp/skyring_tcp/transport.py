@@ -101,13 +101,15 @@ class Tcp(Transport):
         self._drained.set()
 
     async def open(self) -> None:
-        """Read the certificates; connections are made when they are needed.
+        """Read the file of certificates; connections are made when they are needed.
 
         Raises:
             ConfigError: the file of certificates cannot be used.
         """
         options = self.options
-        tls = await asyncio.to_thread(_tls_context, options.ca_file)
+        tls = None
+        if options.ca_file is not None:
+            tls = await asyncio.to_thread(_tls_context, options.ca_file)
         self._framing = FRAMINGS[options.framing](options.answer_bytes_max)
         limits = Limits(
             options.connections_max,
@@ -198,7 +200,7 @@ class Tcp(Transport):
         return outcome
 
 
-def _tls_context(ca_file: str | None) -> ssl.SSLContext:
+def _tls_context(ca_file: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:

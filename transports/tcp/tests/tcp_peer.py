@@ -8,17 +8,22 @@ import os
 import ssl
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from skyring.bench.process import free_port
 from skyring.testing import Peer
-from skyring.transports import Callback
+from skyring.timers.attempt import attempt
+from skyring.transports import Callback, DeliveryInfo, Outcome
+from skyring_tcp import Tcp
 
 CERTIFICATE = Path(__file__).parents[3] / "tests" / "contract" / "localhost.pem"
 """Names localhost, signed by itself, valid until 2126; its key is in the same file."""
 START_S_MAX = 30
+DUE_MS = 1_700_000_000_000
+BIG = b"x" * (16 << 20)
 
 
 def ok(message: bytes) -> bytes | None:
@@ -218,6 +223,46 @@ class TcpProcess(Peer):
         # A line that was cut off by the kill was not answered.
         lines = self._path.read_bytes().split(b"\n")[:-1]
         return [bytes.fromhex(line.decode()) for line in lines]
+
+
+@asynccontextmanager
+async def opened(**options: Any) -> AsyncIterator[Tcp]:
+    transport = Tcp(Tcp.Options(**options))
+    await transport.open()
+    try:
+        yield transport
+    finally:
+        await transport.close()
+
+
+async def send(
+    transport: Tcp, peer: TcpPeer | str, payload: bytes = b"hello", timeout_ms: int = 20_000
+) -> Outcome:
+    """Deliver as a node does."""
+    uri = peer if isinstance(peer, str) else peer.uri
+    info = DeliveryInfo("id-1", 2, DUE_MS, DUE_MS + 5, timeout_ms, "text/plain; charset=utf-8")
+    return await attempt(transport, Callback("tcp", "send", uri), payload, info)
+
+
+async def drained(transport: Tcp) -> None:
+    """Until no connection is left."""
+    assert transport._pool is not None
+    async with asyncio.timeout(20):
+        while len(transport._pool):
+            await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def serving(
+    handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any],
+) -> AsyncIterator[str]:
+    """A receiver that treats each connection as ``handle`` does; its uri."""
+    server = await asyncio.start_server(handle, "127.0.0.1", free_port())
+    try:
+        yield f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        await server.wait_closed()
 
 
 async def _serve(port: int, path: Path) -> None:

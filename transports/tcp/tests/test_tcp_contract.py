@@ -136,9 +136,5 @@ class TestTlsOnUvloop(OnUvloop, TestTls):
     pass
 
 
-class TestUnacknowledgedOnUvloop(OnUvloop, TestUnacknowledged):
-    pass
-
-
 class TestUnacknowledgedTlsOnUvloop(OnUvloop, TestUnacknowledgedTls):
     pass
