@@ -1,6 +1,7 @@
 """Transports deliver fired timers. All that the author of one needs is here."""
 
 from skyring.errors import InvalidRequest
+from skyring.transports.address import Address, read_address
 from skyring.transports.base import (
     Callback,
     DeliveryInfo,
@@ -12,6 +13,7 @@ from skyring.transports.base import (
 from skyring.transports.wire import delivery_headers, envelope, outcome_of_answer
 
 __all__ = [
+    "Address",
     "Callback",
     "DeliveryInfo",
     "InvalidRequest",
@@ -22,4 +24,5 @@ __all__ = [
     "delivery_headers",
     "envelope",
     "outcome_of_answer",
+    "read_address",
 ]

@@ -39,6 +39,7 @@ PURE = {
     "storage/seal.py",
     "transports/http_rules.py",
     "transports/wire.py",
+    "transports/address.py",
     "ring/placement.py",
     "ring/membership.py",
     "ring/ownership.py",

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import re
 import socket
 import ssl
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
-from skyring.transports import InvalidRequest
+from skyring.transports import InvalidRequest, read_address
 
 __all__ = [
     "BadAnswer",
@@ -24,14 +22,6 @@ __all__ = [
 ]
 
 METHOD = "send"
-HOST_CHARS_MAX = 253
-URI_CHARS_MAX = 300
-LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-NAME = re.compile(rf"{LABEL}(?:\.{LABEL})*")
-NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
-URI = re.compile(
-    r"(?P<scheme>[^:/]*)://(?:\[(?P<v6>[^\[\]]*)\]|(?P<host>[^\[\]:/?#@]*)):(?P<port>[0-9]{1,5})"
-)
 LENGTH_BYTES = 4
 REASON_CHARS_MAX = 200
 
@@ -61,41 +51,16 @@ def read_target(uri: str) -> Target:
     Raises:
         InvalidRequest: naming ``callback.uri``.
     """
-    match = URI.fullmatch(uri) if len(uri) <= URI_CHARS_MAX else None
-    if match is None or (scheme := match["scheme"].lower()) not in ("tcp", "tls"):
+    scheme, _, rest = uri.partition("://")
+    scheme = scheme.lower()
+    address = read_address(rest) if scheme in ("tcp", "tls") else None
+    if address is None:
         raise InvalidRequest(
             "must be tcp://host:port or tls://host:port, an IPv6 address in brackets,"
             " and nothing after the port",
             "callback.uri",
         )
-    host = _host(match["host"]) if match["v6"] is None else _ipv6(match["v6"])
-    port = int(match["port"])
-    if not 0 < port <= 65_535:
-        raise InvalidRequest("has no valid port", "callback.uri")
-    shown = f"[{host}]" if ":" in host else host
-    return Target(host, port, scheme == "tls", f"{scheme}:{shown}:{port}")
-
-
-def _ipv6(text: str) -> str:
-    try:
-        address = ipaddress.IPv6Address(text)
-    except ValueError:
-        address = None
-    if address is None or address.scope_id is not None:
-        raise InvalidRequest("has no valid IPv6 address in its brackets", "callback.uri")
-    return str(address)
-
-
-def _host(text: str) -> str:
-    if len(text) > HOST_CHARS_MAX or NAME.fullmatch(text) is None:
-        raise InvalidRequest("has no valid host", "callback.uri")
-    if NUMBER.fullmatch(text.rpartition(".")[2]):
-        # The system would take 127.1 or 0x7f.1 for an address too, and others for a name.
-        try:
-            return str(ipaddress.IPv4Address(text))
-        except ValueError:
-            raise InvalidRequest("has no valid IPv4 address", "callback.uri") from None
-    return text.lower()
+    return Target(address.host, address.port, scheme == "tls", f"{scheme}:{address}")
 
 
 class BadAnswer(Exception):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import pytest
 import uvloop
 
 from skyring.testing import Peer, TransportContract, UnacknowledgedContract
 from skyring.testing.contract import PAYLOADS
-from skyring.testing.peer import WAIT_S_MAX
 from skyring.transports import Callback, Transport
 from skyring_tcp import Tcp
 from tcp_peer import CERTIFICATE, TcpPeer, quiet
@@ -119,13 +117,8 @@ class OnUvloop:
 
     deliveries = 2_000
 
-    def _run(self, test: Callable[[], Awaitable[None]]) -> None:
-        async def bounded() -> None:
-            async with asyncio.timeout(2 * WAIT_S_MAX):
-                await test()
-
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(bounded())
+    def make_loop(self) -> asyncio.AbstractEventLoop:
+        return uvloop.new_event_loop()
 
 
 class TestLengthOnUvloop(OnUvloop, TestLength):

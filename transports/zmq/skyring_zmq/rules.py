@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from typing import Literal, NamedTuple, TypeAlias
 
-from skyring.transports import InvalidRequest
+from skyring.transports import InvalidRequest, read_address
 
 __all__ = ["Method", "Target", "method_of", "read_target"]
 
 Method: TypeAlias = Literal["push", "request"]
 
-HOST_CHARS_MAX = 253
-URI_CHARS_MAX = 300
 PATH_BYTES_MAX = 107
 """What the address of a Unix socket has room for, on Linux."""
-LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-NAME = re.compile(rf"{LABEL}(?:\.{LABEL})*")
-NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
-TCP = re.compile(r"tcp://(?:\[(?P<v6>[^\[\]]*)\]|(?P<host>[^\[\]:/;?#@]*)):(?P<port>[0-9]{1,5})")
+TCP = "tcp://"
 IPC = "ipc://"
 
 
@@ -61,19 +54,14 @@ def read_target(uri: str) -> Target:
         path = uri.removeprefix(IPC)
         _check_path(path)
         return Target(uri, "", 0)
-    match = TCP.fullmatch(uri) if len(uri) <= URI_CHARS_MAX else None
-    if match is None:
+    address = read_address(uri.removeprefix(TCP)) if uri.startswith(TCP) else None
+    if address is None:
         raise InvalidRequest(
             "must be tcp://host:port, an IPv6 address in brackets and nothing after the port,"
             " or ipc:///path",
             "callback.uri",
         )
-    host = _host(match["host"]) if match["v6"] is None else _ipv6(match["v6"])
-    port = int(match["port"])
-    if not 0 < port <= 65_535:
-        raise InvalidRequest("has no valid port", "callback.uri")
-    shown = f"[{host}]" if ":" in host else host
-    return Target(f"tcp://{shown}:{port}", host, port)
+    return Target(f"tcp://{address}", address.host, address.port)
 
 
 def _check_path(path: str) -> None:
@@ -86,25 +74,3 @@ def _check_path(path: str) -> None:
             f"has a path of more than {PATH_BYTES_MAX} bytes, which no socket can have",
             "callback.uri",
         )
-
-
-def _ipv6(text: str) -> str:
-    try:
-        address = ipaddress.IPv6Address(text)
-    except ValueError:
-        address = None
-    if address is None or address.scope_id is not None:
-        raise InvalidRequest("has no valid IPv6 address in its brackets", "callback.uri")
-    return str(address)
-
-
-def _host(text: str) -> str:
-    if len(text) > HOST_CHARS_MAX or NAME.fullmatch(text) is None:
-        raise InvalidRequest("has no valid host", "callback.uri")
-    if NUMBER.fullmatch(text.rpartition(".")[2]):
-        # The system would take 127.1 or 0x7f.1 for an address too, and others for a name.
-        try:
-            return str(ipaddress.IPv4Address(text))
-        except ValueError:
-            raise InvalidRequest("has no valid IPv4 address", "callback.uri") from None
-    return text.lower()

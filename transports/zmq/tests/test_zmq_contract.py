@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ import zmq
 import zmq.asyncio
 
 from skyring.testing import Peer, TransportContract, UnacknowledgedContract
-from skyring.testing.peer import WAIT_S_MAX
 from skyring.transports import Callback, Transport
 from skyring_zmq import Zmq
 from zmq_peer import ZmqPeer
@@ -99,13 +97,8 @@ class OnUvloop:
 
     deliveries = 2_000
 
-    def _run(self, test: Callable[[], Awaitable[None]]) -> None:
-        async def bounded() -> None:
-            async with asyncio.timeout(2 * WAIT_S_MAX):
-                await test()
-
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(bounded())
+    def make_loop(self) -> asyncio.AbstractEventLoop:
+        return uvloop.new_event_loop()
 
 
 class TestRequestOnUvloop(OnUvloop, TestRequestToRep):
