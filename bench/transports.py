@@ -133,9 +133,10 @@ async def measure(transport: Any, peer: Any, count: int) -> list[float]:
 
 async def deliver(transport: Any, peer: Any, count: int) -> None:
     """That many, `IN_FLIGHT` at once; fails if one is not delivered."""
-    from skyring.timers.attempt import attempt
+    from skyring.timers.attempt import Attempts
     from skyring.transports import DeliveryInfo, Outcome
 
+    attempt = Attempts().attempt
     numbers = iter(range(count))
     callback = peer.callback
 

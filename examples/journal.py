@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from pathlib import Path
 
 from pydantic import Field
@@ -36,6 +37,10 @@ class Journal(Transport):
 
     options: Options
 
+    def __init__(self, options: Options | None = None) -> None:
+        super().__init__(options)
+        self._lock = threading.Lock()
+
     async def open(self) -> None:
         """If this fails, the node does not start, and says why."""
         await asyncio.to_thread(self.options.directory.mkdir, parents=True, exist_ok=True)
@@ -44,7 +49,8 @@ class Journal(Transport):
         """Refuse, when a timer is created, what could not be delivered when it fires."""
         if callback.method.lower() != "append":
             raise InvalidRequest("is append", "callback.method")
-        if Path(callback.uri).name != callback.uri or callback.uri.startswith("."):
+        name = callback.uri
+        if Path(name).name != name or name.startswith(".") or not name.isprintable() or not name:
             raise InvalidRequest("is the name of a file, without a directory", "callback.uri")
 
     def destination(self, callback: Callback) -> str:
@@ -55,11 +61,22 @@ class Journal(Transport):
         """Delivered is what is on the disk. An OSError is a retry, with its text as the reason."""
         line = envelope(callback, payload, info) + b"\n"
         # Waiting for a disk would hold up every other timer.
-        await asyncio.to_thread(_append, self.options.directory / callback.uri, line)
+        await asyncio.to_thread(self._append, callback.uri, line)
         return Outcome.delivered()
 
-
-def _append(path: Path, line: bytes) -> None:
-    with path.open("ab", buffering=0) as file:
-        file.write(line)
-        os.fsync(file.fileno())
+    def _append(self, name: str, line: bytes) -> None:
+        # One line at a time, for a failed one is taken back.
+        with self._lock:
+            path = self.options.directory / name
+            file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                before = os.fstat(file).st_size
+                try:
+                    if os.write(file, line) < len(line):
+                        raise OSError("there is no room for the whole line")
+                    os.fsync(file)
+                except OSError:
+                    os.ftruncate(file, before)
+                    raise
+            finally:
+                os.close(file)

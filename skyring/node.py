@@ -16,7 +16,7 @@ from skyring.timers.pages import TimerPages
 from skyring.timers.retry import RetryPolicy
 from skyring.timers.service import TimerService
 from skyring.timers.state import TimerState
-from skyring.transports.base import Transport
+from skyring.transports.base import Transport, told
 from skyring.transports.loading import TransportSpec
 from skyring.transports.registry import load_transports
 
@@ -103,10 +103,13 @@ class Node:
         try:
             async with asyncio.timeout(timeout_ms / 1000) as limit:
                 await transport.open()
-        except Exception as error:  # a transport may be anybody's code
-            reason = str(error)
-            if not isinstance(error, SkyringError):
-                reason = f"{type(error).__name__}: {reason}"
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # a transport may be anybody's code
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+                raise
+            reason = str(error) if isinstance(error, SkyringError) else told(error)
             if limit.expired():
                 reason = f"not done after {timeout_ms} ms"
             raise TransportError(
@@ -184,12 +187,18 @@ class Node:
             delivering.cancel()
 
     async def _close(self) -> None:
+        try:
+            while self._opened:
+                await self._close_transport(self._opened.pop())
+        finally:
+            await self._storage.close()
+
+    async def _close_transport(self, transport: Transport) -> None:
         timeout_s = self.settings.shutdown.drain_ms / 1000 + CANCEL_TIMEOUT_S
-        while self._opened:
-            transport = self._opened.pop()
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await transport.close()
-            except Exception:  # a transport may be anybody's code
-                logger.exception("the transport %s did not close", transport.name)
-        await self._storage.close()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await transport.close()
+        except (KeyboardInterrupt, GeneratorExit, asyncio.CancelledError):
+            raise
+        except BaseException:  # a transport may be anybody's code
+            logger.exception("the transport %s did not close", transport.name)

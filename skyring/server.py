@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from skyring.clock import Clock
 from skyring.errors import SkyringError
@@ -173,27 +173,50 @@ async def _serve(settings: Settings) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
-    async with Skyring(settings) as sky:
+    sky = Skyring(settings)
+    stopping = asyncio.create_task(stop.wait(), name="signal")
+    if not await _started(sky, stopping):
+        logger.info("stopped before it was ready")
+        return 0
+    try:
         port = await sky.listen()
-        where = (
-            f"in {settings.storage.path}, fsync {settings.storage.sync}"
-            if settings.storage.backend == "leveldb"
-            else "in memory: they are forgotten at exit"
-        )
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        logger.info("listening on http://%s:%d; timers %s", host, port, where)
+        _announce(settings, port)
         # What is there now stays until the end: the garbage collector need not look at it again.
         gc.collect()
         gc.freeze()
-        stopping = asyncio.create_task(stop.wait(), name="signal")
         running = asyncio.create_task(sky.wait(), name="node")
         await asyncio.wait([stopping, running], return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
         if running.done():
             try:
                 running.result()
             except SkyringError:
                 return 1  # the node has said why
         running.cancel()
+    finally:
+        stopping.cancel()
+        await sky.stop()
     logger.info("stopped")
     return 0
+
+
+async def _started(sky: Skyring, stopping: asyncio.Task[Any]) -> bool:
+    """Start, unless a signal comes first: a transport may take its time to open."""
+    starting = asyncio.create_task(sky.start(), name="start")
+    await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait([starting])
+    if starting.cancelled():
+        return False
+    starting.result()
+    return True
+
+
+def _announce(settings: Settings, port: int) -> None:
+    where = (
+        f"in {settings.storage.path}, fsync {settings.storage.sync}"
+        if settings.storage.backend == "leveldb"
+        else "in memory: they are forgotten at exit"
+    )
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    logger.info("listening on http://%s:%d; timers %s", host, port, where)

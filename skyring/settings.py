@@ -8,7 +8,7 @@ The command line, the environment and the TOML file are all generated from the m
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +18,7 @@ from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
     InitSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -35,6 +36,7 @@ __all__ = [
     "StorageSettings",
     "TimerSettings",
     "TransportSettings",
+    "fold_name",
     "load_settings",
 ]
 
@@ -167,7 +169,7 @@ class TransportSettings(_Group):
     model_config = ConfigDict(frozen=True, extra="allow")
     __pydantic_extra__: dict[str, dict[str, Any]] = Field(init=False)
 
-    load: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
+    load: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
         default=(),
         description="transports to load: an installed one by its name, package.module:Class,"
         " ./file.py or ./file.py:Class; can be repeated, or holds several with commas between",
@@ -178,9 +180,22 @@ class TransportSettings(_Group):
         """What was given for each transport, by its name; its own class checks it."""
         return self.__pydantic_extra__
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        yield "load", self.load  # options may be secret
+
+
+def fold_name(name: str) -> str:
+    """A transport's name as every source of settings can spell it."""
+    return name.replace("-", "_").lower()
+
 
 def _transport(value: object) -> object:
-    return {"load": value} if isinstance(value, str | list | tuple) else value
+    """The list of transports alone means them without options."""
+    if isinstance(value, str | list | tuple):
+        return {"load": value}
+    if isinstance(value, Mapping):
+        return {fold_name(name) if isinstance(name, str) else name: value[name] for name in value}
+    return value
 
 
 class HttpSettings(_Group):
@@ -339,6 +354,8 @@ def _explain(error: ValidationError) -> str:
         path = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             lines.append(f"unknown setting {path}")
+        elif item["loc"][0] == "transport":  # the value may hold a secret
+            lines.append(f"{path}: {item['msg']}; options are given as transport.NAME.KEY")
         else:
             lines.append(f"{path}: {item['msg']}, got {item['input']!r}")
     return "; ".join(lines)

@@ -28,7 +28,7 @@ def _serve(options: dict[str, Any], config_file: Path | None) -> None:
     for warning in unknown_variables(os.environ):
         warn(warning)
     settings = load_settings(options, config_file)
-    sys.path.insert(0, "")  # so that module:Class is looked for where the user is
+    sys.path.append("")  # so that module:Class is looked for where the user is
     from skyring.server import serve
 
     raise typer.Exit(serve(settings))

@@ -22,6 +22,7 @@ from typer.core import TyperCommand
 
 from skyring.errors import ConfigError
 from skyring.options import SettingOption, nest
+from skyring.settings import fold_name
 
 __all__ = ["Action", "settings_app"]
 
@@ -125,7 +126,10 @@ class _SettingsCommand(TyperCommand):
             value = match["value"] if match["value"] is not None else next(rest, None)
             if value is None:
                 raise ConfigError(f"{argument} needs a value")
-            given["transport", match["name"], match["key"].replace("-", "_")] = value
+            name = fold_name(match["name"])
+            if name == "load":
+                raise ConfigError(f"{argument}: no transport has the name load")
+            given["transport", name, match["key"].replace("-", "_")] = value
         ctx.meta[GIVEN] = given
         return super().parse_args(ctx, others)
 

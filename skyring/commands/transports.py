@@ -31,7 +31,7 @@ def build() -> typer.Typer:
 
 def _show(options: dict[str, Any], config_file: Path | None) -> None:
     settings = load_settings(options, config_file)
-    sys.path.insert(0, "")  # so that module:Class is looked for where the user is
+    sys.path.append("")  # so that module:Class is looked for where the user is
     loaded = load_transports(settings.delivery, settings.transport)
     console = Console(soft_wrap=True, highlight=False)
     for name, item in loaded.items():
@@ -52,8 +52,12 @@ def _options(name: str, loaded: Loaded) -> Iterator[Text]:
 
 
 def _is_default(value: object, field: FieldInfo) -> bool:
-    return field.is_required() or bool(value == field.get_default(call_default_factory=True))
+    if field.is_required() or field.default_factory is not None:
+        return True
+    return bool(value == field.default)
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, list | tuple | set | frozenset):
+        return ",".join(str(item) for item in value)
     return "" if value is None else str(value)

@@ -27,7 +27,7 @@ from skyring.errors import InvalidRequest
 from skyring.server import Skyring
 from skyring.settings import Settings
 from skyring.testing.peer import WAIT_S_MAX, Peer
-from skyring.timers.attempt import attempt
+from skyring.timers.attempt import Attempts
 from skyring.transports.base import Callback, DeliveryInfo, Outcome, Transport
 from skyring.transports.loading import TransportSpec
 
@@ -156,7 +156,8 @@ class UnacknowledgedContract:
                 accepted = {
                     each for each, task in zip(payloads, tasks, strict=True) if _is_done(task)
                 }
-                assert after != Outcome.delivered(), "it has been closed"
+                if after == Outcome.delivered():  # it had nothing to close
+                    accepted.add(b"after")
                 await peer.wait(lambda received: accepted <= set(received))
 
         self._run(run)
@@ -232,7 +233,7 @@ class UnacknowledgedContract:
             timeout_ms=self.timeout_ms if timeout_ms is None else timeout_ms,
             content_type="text/plain; charset=utf-8",
         )
-        return await attempt(transport, peer.callback, payload, info)
+        return await Attempts().attempt(transport, peer.callback, payload, info)
 
     async def _delivered(self, transport: Transport, peer: Peer, payload: bytes) -> None:
         assert await self._attempt(transport, peer, payload) == Outcome.delivered()
@@ -305,6 +306,10 @@ class TransportContract(UnacknowledgedContract):
                 for payload in later:
                     await self._delivered(transport, peer, payload)
                 await peer.wait(lambda got: {b"again", *later} <= set(got))
+                await peer.pause()
+                outcome = await self._attempt(transport, peer, b"silence", QUICK_TIMEOUT_MS)
+                assert outcome.kind == "retry", "the answer to something else was taken"
+                await peer.resume()
 
         self._run(run)
 

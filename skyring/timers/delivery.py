@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from skyring.errors import Fenced, RecordUnreadable, Unavailable
 from skyring.settings import DeliverySettings, TimerSettings
 from skyring.storage.base import Write
-from skyring.timers.attempt import attempt
+from skyring.timers.attempt import Attempts
 from skyring.timers.dispatch import Dispatcher
 from skyring.timers.reading import ROOM_PAUSE_S, ReadAhead, pause
 from skyring.timers.record import (
@@ -72,6 +72,7 @@ class Delivery:
         self._reader = ReadAhead(state, timers.window_ms)
         self._policy = policy
         self._random = random
+        self._attempts = Attempts()
         self._dispatcher = Dispatcher(
             delivery.in_flight_max,
             delivery.in_flight_per_destination_max,
@@ -212,7 +213,7 @@ class Delivery:
             timeout_ms=timeout_ms,
             content_type=record.content_type,
         )
-        return await attempt(transport, callback, record.payload, info)
+        return await self._attempts.attempt(transport, callback, record.payload, info)
 
     async def _conclude(self, hint: Hint, record: Record, transition: Transition) -> None:
         """Store what became of a timer, and take note if there is more to come."""

@@ -36,6 +36,9 @@ __all__ = ["Created", "TimerService"]
 
 logger = logging.getLogger(__name__)
 
+DESTINATION_CHARS_MAX = 1_000
+"""More is no name of a receiver."""
+
 ENTRIES_PER_TURN = 200
 """Bulk entries prepared before others get the event loop, so that no delivery is late for them."""
 
@@ -284,14 +287,24 @@ def _destination(transport: Transport, callback: Callback) -> str:
     except ValueError as error:
         reason = str(error)[:REASON_CHARS_MAX].encode("utf-8", "replace").decode()
         raise InvalidRequest(reason or "it cannot be used", "callback") from error
-    except Exception as error:
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
         logger.exception("the transport %s cannot check a callback", transport.name)
         raise InvalidRequest(
             f"the transport {transport.name} cannot check it ({type(error).__name__})", "callback"
         ) from error
-    if not isinstance(destination, str):
+    if type(destination) is not str or not _can_be_kept(destination):
         raise InvalidRequest(f"the transport {transport.name} names no destination", "callback")
-    return destination
+    if destination.startswith(transport.name):
+        return destination
+    return f"{transport.name}:{destination}"  # two transports may use the same words
+
+
+def _can_be_kept(destination: str) -> bool:
+    return len(destination) <= DESTINATION_CHARS_MAX and (
+        destination.isascii() or destination.encode("utf-8", "replace").decode() == destination
+    )
 
 
 def _existing(timer_id: str, wanted: Record, found: Record) -> Created:

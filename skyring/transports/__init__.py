@@ -10,6 +10,7 @@ from skyring.transports.base import (
     Transport,
     TransportOptions,
 )
+from skyring.transports.tls import client_tls
 from skyring.transports.wire import delivery_headers, envelope, outcome_of_answer
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "RetrySpec",
     "Transport",
     "TransportOptions",
+    "client_tls",
     "delivery_headers",
     "envelope",
     "outcome_of_answer",

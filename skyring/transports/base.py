@@ -7,13 +7,24 @@ A transport is handed a callback, the payload and some facts about the delivery.
 from __future__ import annotations
 
 import contextlib
-from typing import ClassVar, Literal, TypeAlias
+from types import UnionType
+from typing import ClassVar, Literal, TypeAlias, Union, get_args, get_origin
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-__all__ = ["Callback", "DeliveryInfo", "Outcome", "RetrySpec", "Transport", "TransportOptions"]
+__all__ = [
+    "Callback",
+    "DeliveryInfo",
+    "Outcome",
+    "RetrySpec",
+    "Transport",
+    "TransportOptions",
+    "told",
+]
 
+
+COLLECTIONS = frozenset({list, tuple, set, frozenset, dict})
 
 OutcomeKind: TypeAlias = Literal["delivered", "retry", "rejected"]
 
@@ -98,6 +109,44 @@ class TransportOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_text(cls, given: object) -> object:
+        """The command line and the environment know nothing but text."""
+        if not isinstance(given, dict):
+            return given
+        fields = cls.model_fields
+        return {
+            key: _from_text(value, fields[key].annotation) if key in fields else value
+            for key, value in given.items()
+        }
+
+
+def _from_text(value: object, annotation: object) -> object:
+    """A list or a table is read as JSON, a list also as ``a,b``."""
+    is_union = get_origin(annotation) in (Union, UnionType)
+    members = get_args(annotation) if is_union else (annotation,)
+    kinds = {get_origin(each) or each for each in members}
+    if not isinstance(value, str) or str in kinds or not kinds & COLLECTIONS:
+        return value
+    if value.lstrip().startswith(("[", "{")):
+        try:
+            return msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            return value  # the field says what is wrong with it
+    if dict in kinds:
+        return value
+    return [part for part in (part.strip() for part in value.split(",")) if part]
+
+
+def told(error: BaseException) -> str:
+    """An error in one line, even if its text is anybody's code that fails."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
 
 class Transport:
     """Base class of all transports; only `deliver` has to be written.
@@ -139,8 +188,11 @@ class Transport:
         """
 
     def destination(self, callback: Callback) -> str:
-        """The receiver that a callback leads to, for fairness and per-destination limits."""
-        return ""
+        """The receiver that a callback leads to, for fairness and per-destination limits.
+
+        The same for all callbacks unless a transport says more.
+        """
+        return self.name
 
     async def deliver(self, callback: Callback, payload: bytes, info: DeliveryInfo) -> Outcome:
         """Hand one timer to its receiver and say what became of it.
@@ -150,4 +202,4 @@ class Transport:
         raise NotImplementedError
 
     async def close(self) -> None:
-        """Called once after the last delivery; drains what was accepted."""
+        """Called after the last delivery; drains what was accepted. May be called twice."""

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import NamedTuple, TypeAlias
 
 from skyring.errors import ConfigError
-from skyring.transports.base import Transport, TransportOptions
+from skyring.transports.base import Transport, TransportOptions, told
 
 __all__ = ["GROUP", "Found", "TransportSpec", "find", "installed"]
 
@@ -27,6 +27,9 @@ FILE_MODULE_PREFIX = "skyring_transport_"
 
 TransportSpec: TypeAlias = str | Transport | type[Transport]
 """``Class``, an object of it, ``"name"``, ``"package.module:Class"``, ``"./file.py[:Class]"``."""
+
+ASYNCHRONOUS = {"deliver": True, "open": True, "close": True, "check": False, "destination": False}
+"""Which methods of a transport are coroutines."""
 
 _FILE = re.compile(r"(?P<path>.+?\.py)(?::(?P<name>[^:/\\]*))?")
 _REFERENCE = re.compile(r"(?P<module>\w+(?:\.\w+)*):(?P<name>\w+(?:\.\w+)*)")
@@ -74,7 +77,7 @@ def _find_installed(name: str) -> Found:
     package = f"{dist.name} {dist.version}, " if dist is not None else ""
     try:
         found = point.load()
-    except Exception as error:  # it may be anybody's code
+    except (Exception, SystemExit) as error:  # it may be anybody's code
         raise ConfigError(
             f"the transport {name!r} cannot be loaded from {package}{point.value}: {_told(error)}"
         ) from error
@@ -90,7 +93,7 @@ def _find_in_module(spec: str) -> Found:
         raise ConfigError(f"{spec!r} is not of the form package.module:Class")
     try:
         module = importlib.import_module(match["module"])
-    except Exception as error:  # it may be anybody's code
+    except (Exception, SystemExit) as error:  # it may be anybody's code
         raise ConfigError(f"{spec}: cannot import {match['module']}: {_told(error)}") from error
     return Found(_attribute(module, match["name"], spec), spec)
 
@@ -99,18 +102,12 @@ def _find_in_file(spec: str) -> Found:
     match = _FILE.fullmatch(spec)
     if match is None:
         raise ConfigError(f"{spec!r} is not of the form path/file.py or path/file.py:Class")
-    path = Path(match["path"])
+    path = Path(match["path"]).expanduser()
     module = _load_file(path)
     name = match["name"]
     if name is not None:
         return Found(_attribute(module, name, spec), f"{path}:{name}")
-    classes = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, Transport)
-        and value.__module__ == module.__name__
-    ]
+    classes = _transports_of(module)
     if len(classes) != 1:
         names = ", ".join(cls.__name__ for cls in classes)
         found = (
@@ -121,6 +118,19 @@ def _find_in_file(spec: str) -> Found:
         raise ConfigError(f"{path} has {found}")
     _check(classes[0], f"{path}:{classes[0].__name__}")
     return Found(classes[0], f"{path}:{classes[0].__name__}")
+
+
+def _transports_of(module: ModuleType) -> list[type[Transport]]:
+    """Those that are defined there, without the bases of others."""
+    classes = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Transport)
+        and value.__module__ == module.__name__
+    ]
+    classes = list(dict.fromkeys(classes))
+    return [cls for cls in classes if not any(cls in other.__mro__[1:] for other in classes)]
 
 
 def _load_file(path: Path) -> ModuleType:
@@ -135,7 +145,7 @@ def _load_file(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pydantic look it up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # it may be anybody's code
+    except (Exception, SystemExit) as error:  # it may be anybody's code
         del sys.modules[name]
         raise ConfigError(f"{path} cannot be loaded: {_told(error)}") from error
     return module
@@ -148,6 +158,8 @@ def _attribute(module: ModuleType, name: str, spec: str) -> type[Transport] | Tr
             found = getattr(found, part)
         except AttributeError:
             raise ConfigError(f"{spec}: there is no {name} in it") from None
+        except Exception as error:  # a module may answer for itself
+            raise ConfigError(f"{spec}: {name} cannot be had: {_told(error)}") from error
     return _check(found, spec)
 
 
@@ -158,20 +170,29 @@ def _check(found: object, shown: str) -> type[Transport] | Transport:
         raise ConfigError(
             f"{shown} is not a Transport: it is not derived from skyring.transports.Transport"
         )
-    deliver = cls.deliver
-    if deliver is Transport.deliver or not callable(deliver):
+    if cls.deliver is Transport.deliver or not callable(cls.deliver):
         raise ConfigError(f"{shown} has no deliver method")
-    # What a decorator has made cannot be told from outside.
-    is_plain = inspect.isfunction(deliver) and not hasattr(deliver, "__wrapped__")
-    if is_plain and not inspect.iscoroutinefunction(deliver):
-        raise ConfigError(f"{shown}: deliver has to be defined with async def")
+    for name, is_async in ASYNCHRONOUS.items():
+        _check_method(getattr(cls, name), f"{shown}: {name}", is_async)
     options: object = cls.Options
     if not (isinstance(options, type) and issubclass(options, TransportOptions)):
         raise ConfigError(f"{shown}: its class Options is not derived from Transport.Options")
     return found  # type: ignore[return-value]
 
 
-def _told(error: Exception) -> str:
+def _check_method(method: object, shown: str, is_async: bool) -> None:
+    # What a decorator has made cannot be told from outside.
+    if not inspect.isfunction(method) or hasattr(method, "__wrapped__"):
+        return
+    if inspect.isasyncgenfunction(method) or inspect.isgeneratorfunction(method):
+        raise ConfigError(f"{shown} has a yield, so it is never run")
+    if is_async and not inspect.iscoroutinefunction(method):
+        raise ConfigError(f"{shown} has to be defined with async def")
+    if not is_async and inspect.iscoroutinefunction(method):
+        raise ConfigError(f"{shown} must not be defined with async def")
+
+
+def _told(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f"line {error.lineno}: {error.msg}"
-    return f"{type(error).__name__}: {error}"
+    return told(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -9,8 +10,8 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from skyring.errors import ConfigError
-from skyring.settings import DeliverySettings, TransportSettings
-from skyring.transports.base import Transport
+from skyring.settings import DeliverySettings, TransportSettings, fold_name
+from skyring.transports.base import Transport, TransportOptions, told
 from skyring.transports.http import Http
 from skyring.transports.loading import Found, TransportSpec, find
 from skyring.version import VERSION
@@ -47,34 +48,32 @@ def load_transports(
         user_agent=f"skyring/{VERSION}",
     )
     loaded = {builtin.name: Loaded(builtin, "built in")}
-    options = {_env_name(name): given for name, given in settings.options.items()}
+    options = dict(settings.options)
     for found in _found(settings.load, more):
         name = _name(found)
+        same = {fold_name(other): other for other in loaded}.get(fold_name(name))
+        if same is not None and same != name:
+            raise ConfigError(f"{same!r} and {name!r} are one name where options are given")
         if name in loaded:
             raise ConfigError(
                 f"two transports have the name {name!r}: {loaded[name].source} and {found.source}"
             )
         loaded[name] = Loaded(
-            _configured(found, name, options.pop(_env_name(name), {})), found.source
+            _configured(found, name, options.pop(fold_name(name), {})), found.source
         )
     for name, given in options.items():
-        key = next(iter(given), "")
+        path = ".".join(["transport", name, *list(given)[:1]])
         if name in loaded:
-            raise ConfigError(f"the transport {name!r} has no option {key!r}")
+            raise ConfigError(f"unknown option {path}: the transport {name!r} has none")
         raise ConfigError(
-            f"transport.{name}.{key}: no transport {name!r} is loaded (loaded:"
+            f"{path}: no transport {name!r} is loaded (loaded:"
             f" {', '.join(loaded)}); load it with --transport"
         )
     return loaded
 
 
-def _env_name(name: str) -> str:
-    """A transport's name as the environment can spell it."""
-    return name.replace("-", "_")
-
-
 def _found(specs: Iterable[str], more: Iterable[TransportSpec]) -> Iterator[Found]:
-    for spec in [*specs, *more]:
+    for spec in [*specs, *([more] if isinstance(more, str) else more)]:
         if spec != Http.name:  # whoever asks for it has it already
             yield find(spec)
 
@@ -93,33 +92,39 @@ def _name(found: Found) -> str:
 def _configured(found: Found, name: str, given: Mapping[str, Any]) -> Transport:
     """The transport with its options; an object that was handed over keeps those it has."""
     cls = found.given if isinstance(found.given, type) else type(found.given)
+    if not isinstance(found.given, type) and not given and hasattr(found.given, "options"):
+        return found.given
     own = {} if isinstance(found.given, type) else _own_options(found.given)
     try:
         options = cls.Options.model_validate({**own, **given})
     except ValidationError as error:
         raise ConfigError(_explain(error, name, cls)) from error
-    transport = _made(found)
-    transport.options = options
+    transport = _made(found, options)
+    try:
+        transport.options = options
+    except Exception as error:  # a frozen class
+        if cls.Options.model_fields:
+            raise ConfigError(f"{found.source} does not take its options: {told(error)}") from error
     return transport
 
 
 def _own_options(transport: Transport) -> dict[str, Any]:
-    options = getattr(transport, "options", None)
-    return (
-        {}
-        if options is None
-        else {name: getattr(options, name) for name in options.model_fields_set}
-    )
+    options: object = getattr(transport, "options", None)
+    if not isinstance(options, TransportOptions):
+        return {}
+    return {name: getattr(options, name) for name in options.model_fields_set}
 
 
-def _made(found: Found) -> Transport:
+def _made(found: Found, options: Transport.Options) -> Transport:
     if not isinstance(found.given, type):
         return found.given
     try:
+        if "options" in inspect.signature(found.given).parameters:
+            return found.given(options=options)
         return found.given()
-    except Exception as error:  # it may be anybody's code
+    except (Exception, SystemExit) as error:  # it may be anybody's code
         raise ConfigError(
-            f"{found.source} cannot be made without arguments: {type(error).__name__}: {error}"
+            f"{found.source} cannot be made without arguments: {told(error)}"
         ) from error
 
 

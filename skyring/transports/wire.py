@@ -55,14 +55,16 @@ def envelope(callback: Callback, payload: bytes, info: DeliveryInfo) -> bytes:
 def outcome_of_answer(answer: bytes) -> Outcome:
     """What a receiver's answer means, for transports whose receivers answer in words.
 
-    ``ok`` or nothing: delivered. ``retry REASON``: try again. ``reject REASON``: never again. What
-    is none of these is no acknowledgement, so it is tried again too.
+    ``ok``: delivered. ``retry REASON``: try again. ``reject REASON``: never again. What is none of
+    these, and nothing at all, is no acknowledgement, so it is tried again too.
     """
     text = answer.decode("utf-8", "replace").strip()
     word, _, reason = text.partition(" ")
     match word.lower():
-        case "" | "ok":
+        case "ok":
             return Outcome.delivered()
+        case "":  # what is read from a connection that has been closed
+            return Outcome.retry("the receiver gave no answer")
         case "retry":
             return Outcome.retry(reason.strip() or "the receiver asks to try again")
         case "reject":

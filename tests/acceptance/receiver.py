@@ -82,6 +82,10 @@ class CallbackReceiver:
         """A callback object that leads here."""
         return {"transport": "http", "method": "post", "uri": self.uri, **more}
 
+    def hold_again(self) -> None:
+        self.hold = True
+        self._released.clear()
+
     def release(self) -> None:
         self.hold = False
         self._released.set()

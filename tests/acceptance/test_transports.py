@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from skyring.bench.process import ServerProcess
 from skyring.settings import DeliverySettings, TransportSettings
@@ -193,6 +194,25 @@ async def test_one_that_does_not_open_stops_the_start(tmp_path: Path) -> None:
     ]
 
 
+async def test_a_signal_while_one_opens_ends_the_start(tmp_path: Path) -> None:
+    slow = tmp_path / "slow.py"
+    slow.write_text(
+        "import asyncio\nfrom skyring.transports import Outcome, Transport\n"
+        "class Slow(Transport):\n"
+        "    async def open(self):\n"
+        "        print('opening', flush=True)\n"
+        "        await asyncio.sleep(1000)\n"
+        "    async def deliver(self, callback, payload, info):\n"
+        "        return Outcome.delivered()\n"
+    )
+    server = ServerProcess(tmp_path, arguments=["-t", str(slow), "--log:level", "info"])
+    server.launch()
+    await logged(server, "opening")
+    assert await server.stop() == 0
+    assert "stopped before it was ready" in server.log
+    assert "Traceback" not in server.log
+
+
 async def test_a_timer_for_a_transport_that_is_not_loaded(api: httpx.AsyncClient) -> None:
     for timers in (
         await api.post("/timer", json=timer()),
@@ -223,6 +243,8 @@ def test_a_plug_in_is_installed_and_its_page_names_its_options(name: str) -> Non
         default = fields[key].get_default()
         if isinstance(default, bool):
             default = str(default).lower()
+        if isinstance(default, SecretStr):
+            default = default.get_secret_value()
         assert shown == ("none" if default in (None, "") else f"`{default}`"), key
 
 

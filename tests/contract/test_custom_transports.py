@@ -12,7 +12,7 @@ import pytest
 from skyring import Settings, Skyring
 from skyring.clock import ManualClock
 from skyring.errors import ConfigError, InvalidRequest, TransportError
-from skyring.testing import Delivered, Recorder, Script, take
+from skyring.testing import Delivered, Gate, Recorder, Script, take
 from skyring.timers.retry import REASON_CHARS_MAX
 from skyring.transports.base import Callback, DeliveryInfo, Outcome, Transport
 from tests.contract.recording import dead_letter, is_gone, settings_for, to, until
@@ -189,6 +189,32 @@ async def test_a_delivery_that_hangs_is_cut(sky: Skyring, recorder: Recorder) ->
     assert recorder.begun[0].info.timeout_ms == 50
 
 
+async def test_a_delivery_that_does_not_end_when_it_is_cut_holds_up_nothing(
+    sky: Skyring,
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("skyring.timers.attempt.CANCEL_TIMEOUT_S", 0.05)
+    end = asyncio.Event()
+
+    async def clean_up_for_ever(delivery: Delivered) -> Outcome:
+        try:
+            return await hang(delivery)
+        finally:
+            await end.wait()
+
+    recorder.script = clean_up_for_ever
+    await sky.timers.create(timeout=1, callback=to(timeout_ms=50, retry=ONCE), id="stuck")
+    letter = await dead_letter(sky, "stuck")
+    assert letter["last_error"] == "time-out after 50 ms"
+    assert "does not end though cancelled" in caplog.text
+    recorder.script = take
+    await sky.timers.create(timeout=1, callback=to(), id="good")
+    await recorder.wait_for("good")
+    end.set()
+
+
 async def test_a_time_out_of_the_transport_s_own_is_a_failure_like_any_other(
     sky: Skyring, recorder: Recorder
 ) -> None:
@@ -241,6 +267,18 @@ async def raise_what_cannot_be_told(delivery: Delivered) -> Outcome:
     raise CannotBeTold
 
 
+async def exit_the_program(delivery: Delivered) -> Outcome:
+    raise SystemExit("no licence")  # as sys.exit() does
+
+
+class Panic(BaseException):
+    """As extensions in other languages raise it."""
+
+
+async def panic(delivery: Delivered) -> Outcome:
+    raise Panic("index out of range")
+
+
 def returning(*values: Any) -> Script:
     async def script(delivery: Delivered) -> Any:
         return Outcome(*values)
@@ -255,6 +293,8 @@ def returning(*values: Any) -> Script:
         raise_cancelled,
         raise_surrogate,
         raise_what_cannot_be_told,
+        exit_the_program,
+        panic,
         returning("retry", "\ud800"),
         returning("retry", None),
         returning("retry", 5),
@@ -313,6 +353,58 @@ async def test_what_its_check_raises_is_what_is_wrong_with_the_callback(
         await sky.timers.create(timeout=1, callback=to())
 
 
+class Elsewhere(Recorder):
+    """Says where a callback leads to in words of its own."""
+
+    name = "elsewhere"
+    word: Any = ""
+
+    def destination(self, callback: Callback) -> str:
+        result: str = self.word
+        return result
+
+
+async def test_destinations_of_two_transports_are_never_the_same(tmp_path: Path) -> None:
+    settings = settings_for("memory", tmp_path, delivery={"in_flight_per_destination_max": 1})
+    gate, other = Gate(), Elsewhere()
+    recorder = Recorder(gate)
+    other.word = "recorder:"
+    async with Skyring(settings, transports=[recorder, other]) as sky:
+        await sky.timers.create(timeout=1, callback=to(""), id="hangs")
+        await recorder.wait_for("hangs")
+        await sky.timers.create(timeout=1, callback=to("", transport="elsewhere"), id="goes-on")
+        await other.wait_for("goes-on")
+        gate.open()
+
+
+class Plain(Recorder):
+    """Names no destination."""
+
+    name = "plain"
+    destination = Transport.destination
+
+
+async def test_a_transport_without_destinations_has_one_of_its_own(tmp_path: Path) -> None:
+    settings = settings_for("memory", tmp_path, delivery={"in_flight_per_destination_max": 1})
+    gate, other = Gate(), type("Other", (Plain,), {"name": "other"})()
+    plain = Plain(gate)
+    async with Skyring(settings, transports=[plain, other]) as sky:
+        await sky.timers.create(timeout=1, callback=to(transport="plain"), id="hangs")
+        await plain.wait_for("hangs")
+        await sky.timers.create(timeout=1, callback=to(transport="other"), id="goes-on")
+        await other.wait_for("goes-on")
+        gate.open()
+
+
+@pytest.mark.parametrize("word", [None, 5, "\ud800", "x" * 10_000])
+async def test_what_cannot_be_a_destination(settings: Settings, word: Any) -> None:
+    transport = Elsewhere()
+    transport.word = word
+    async with Skyring(settings, transports=[transport]) as sky:
+        with pytest.raises(InvalidRequest, match="the transport elsewhere names no destination"):
+            await sky.timers.create(timeout=1, callback=to(transport="elsewhere"))
+
+
 # Opening and closing
 
 
@@ -353,6 +445,33 @@ async def test_one_that_fails_to_open_on_entering(on_disk: Settings) -> None:
         async with Skyring(on_disk, transports=[CannotOpen]):
             pytest.fail("it has not started")
     async with Skyring(on_disk, transports=[Recorder]):
+        pass
+
+
+class Exits(Recorder):
+    name = "exits"
+
+    async def open(self) -> None:
+        raise SystemExit
+
+
+class ExitsAtTheEnd(Recorder):
+    name = "exits-at-the-end"
+
+    async def close(self) -> None:
+        raise SystemExit
+
+
+async def test_one_that_would_end_the_program(
+    on_disk: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(TransportError, match="exits cannot be opened: SystemExit"):
+        async with Skyring(on_disk, transports=[Exits]):
+            pytest.fail("it has not started")
+    async with Skyring(on_disk, transports=[ExitsAtTheEnd]):
+        pass
+    assert "the transport exits-at-the-end did not close" in caplog.text
+    async with Skyring(on_disk):  # the directory is free
         pass
 
 

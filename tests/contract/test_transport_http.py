@@ -32,7 +32,7 @@ class Receiver(Peer):
             await self._server.__aexit__()
 
     async def pause(self) -> None:
-        self._server.hold = True
+        self._server.hold_again()
 
     async def resume(self) -> None:
         self._server.release()

@@ -278,7 +278,7 @@ def test_options_of_transports(run: Run) -> None:
     )
     assert transports_of(ran) == (
         ("tcp",),
-        {"tcp": {"ack": "none", "idle_ms": "5"}, "my-own": {"key": "a=b:c", "empty": ""}},
+        {"tcp": {"ack": "none", "idle_ms": "5"}, "my_own": {"key": "a=b:c", "empty": ""}},
     )
     assert ran.settings is not None
     assert ran.settings.port == 4000
@@ -287,6 +287,7 @@ def test_options_of_transports(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--transport:load:x=1"], "no transport has the name load"),
         (["--transport:tcp:ack"], "--transport:tcp:ack needs a value"),
         (["--transport:tcp"], "--transport"),
         (["--transport:tcp=none"], "--transport"),

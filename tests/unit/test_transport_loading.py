@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from pydantic import Field, SecretStr
 
 from skyring.errors import ConfigError
-from skyring.settings import DeliverySettings, TransportSettings
+from skyring.settings import DeliverySettings, Settings, TransportSettings, load_settings
 from skyring.transports import Callback, DeliveryInfo, Outcome, Transport
 from skyring.transports.loading import GROUP, TransportSpec, find, installed
 from skyring.transports.registry import Loaded, load_transports
@@ -50,7 +51,7 @@ class Crane(Stork):
 
 
 def load(*specs: TransportSpec, **options: dict[str, Any]) -> dict[str, Loaded]:
-    settings = TransportSettings.model_validate(options)
+    settings = Settings.model_validate({"transport": options}).transport
     return load_transports(DeliverySettings(), settings, specs)
 
 
@@ -260,6 +261,8 @@ def test_a_file_with_annotations_and_options(elsewhere: Path) -> None:
         ("1 / 0", "./bird.py", r"bird\.py cannot be loaded: ZeroDivisionError: division by zero"),
         ("import no_such", "./bird.py", "cannot be loaded: ModuleNotFoundError: No module named"),
         ("\0", "./bird.py", "cannot be loaded: "),
+        ("import sys; sys.exit()", "./bird.py", "cannot be loaded: SystemExit"),
+        (SOURCE + "\ndef __getattr__(name): raise ValueError", "./bird.py:Eagle", "cannot be had"),
     ],
 )
 def test_a_file_that_has_none(elsewhere: Path, source: str, spec: str, said: str) -> None:
@@ -269,6 +272,18 @@ def test_a_file_that_has_none(elsewhere: Path, source: str, spec: str, said: str
         load(spec)
     if "cannot be loaded" in said:
         assert not {name for name in set(sys.modules) - before if "bird" in name}
+
+
+def test_a_file_with_two_names_for_one_and_a_base(elsewhere: Path) -> None:
+    source = SOURCE + "\nclass Dove(Pigeon): pass\nturtle = Dove\n"
+    (elsewhere / "bird.py").write_text(source)
+    assert load("./bird.py").keys() == {"http", "dove"}
+
+
+def test_a_file_at_home(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (elsewhere / "bird.py").write_text(SOURCE)
+    monkeypatch.setenv("HOME", str(elsewhere))
+    assert load("~/bird.py").keys() == {"http", "pigeon"}
 
 
 def test_a_directory(elsewhere: Path) -> None:
@@ -307,7 +322,10 @@ def test_a_name_with_dashes_is_found_from_the_environment() -> None:
         ({"stork": {"babies_max": 0}}, r"^transport\.stork\.babies_max: Input should be greater"),
         ({"stork": {"babies_max": "few"}}, r"^transport\.stork\.babies_max: Input should be a val"),
         ({"eagle": {"eggs": 1}}, r"^transport\.eagle\.eggs: no transport 'eagle' is loaded \(load"),
-        ({"http": {"eggs": 1}}, r"^the transport 'http' has no option 'eggs'"),
+        (
+            {"http": {"eggs": 1}},
+            r"^unknown option transport\.http\.eggs: the transport 'http' h",
+        ),
     ],
 )
 def test_options_that_are_wrong(options: dict[str, dict[str, Any]], said: str) -> None:
@@ -332,3 +350,126 @@ def test_they_are_loaded_in_the_order_in_which_they_are_given(birds: Path) -> No
     settings = TransportSettings(load=("birds:Raven", "birds:Pigeon"))
     loaded = load_transports(DeliverySettings(), settings, [Stork])
     assert list(loaded) == ["http", "other", "pigeon", "stork"]
+
+
+def test_options_from_both_spellings_of_a_name_come_together(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "skyring.toml"
+    file.write_text("[transport.white-stork]\nbabies_max = 3\n")
+    monkeypatch.setenv("SKYRING_TRANSPORT__WHITE_STORK__KEY", "s")
+    settings = load_settings({}, file).transport
+    kind = type("Bird", (Stork,), {"name": "white-stork"})
+    stork = load_transports(DeliverySettings(), settings, [kind])["white-stork"].transport
+    assert stork.options == Stork.Options(babies_max=3, key=SecretStr("s"))
+
+
+def test_names_that_options_cannot_tell_apart() -> None:
+    kinds = [type("Bird", (Stork,), {"name": name}) for name in ("a-b", "a_b")]
+    with pytest.raises(ConfigError, match="'a-b' and 'a_b' are one name where options are given"):
+        load(*kinds)
+
+
+class Flock(Stork):
+    """With options that are no scalars, which it looks at when it is made."""
+
+    class Options(Transport.Options):
+        names: list[str] = []
+        sizes: tuple[int, ...] | None = None
+        nests: dict[str, int] = {}
+        text: str = ""
+
+    options: Options  # type: ignore[assignment]
+
+    def __init__(self, options: Options | None = None) -> None:
+        super().__init__(options)
+        self.seen = self.options.names
+
+
+@pytest.mark.parametrize(
+    ("given", "options"),
+    [
+        ({"names": "a, b,,"}, Flock.Options(names=["a", "b"])),
+        ({"names": '["a,b", "c"]'}, Flock.Options(names=["a,b", "c"])),
+        ({"names": ["a"]}, Flock.Options(names=["a"])),
+        ({"sizes": "1,2"}, Flock.Options(sizes=(1, 2))),
+        ({"nests": '{"a": 1}'}, Flock.Options(nests={"a": 1})),
+        ({"text": "[a, b]"}, Flock.Options(text="[a, b]")),
+    ],
+)
+def test_options_that_are_no_scalars(given: dict[str, Any], options: Flock.Options) -> None:
+    flock = load(Flock, flock=given)["flock"].transport
+    assert isinstance(flock, Flock)
+    assert flock.options == options
+    assert flock.seen == options.names
+
+
+@pytest.mark.parametrize("given", [{"nests": "a"}, {"nests": "{"}, {"sizes": "a,b"}])
+def test_options_that_cannot_be_read(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^transport\.flock\."):
+        load(Flock, flock=given)
+
+
+def test_a_value_in_the_wrong_place_is_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKYRING_TRANSPORT__NATS", "hunter2")
+    with pytest.raises(ConfigError, match=r"transport\.nats: .*transport\.NAME\.KEY") as raised:
+        load_settings()
+    assert "hunter2" not in str(raised.value)
+    settings = Settings.model_validate({"transport": {"nats": {"password": "hunter2"}}})
+    assert "hunter2" not in repr(settings)
+
+
+def test_the_list_of_transports_by_its_long_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKYRING_TRANSPORT__LOAD", "./a.py,b")
+    assert load_settings().transport.load == ("./a.py", "b")
+
+
+def test_an_object_that_cannot_take_options() -> None:
+    @dataclass(frozen=True)
+    class Still(Stork):
+        pass
+
+    with pytest.raises(ConfigError, match="Still does not take its options: FrozenInstanceError"):
+        load(Still)
+
+
+class CannotBeTold(Exception):
+    def __str__(self) -> str:
+        raise ValueError
+
+
+class Clumsy(Stork):
+    def __init__(self) -> None:
+        raise CannotBeTold
+
+
+def test_an_error_that_cannot_be_told() -> None:
+    with pytest.raises(ConfigError, match=r"Clumsy cannot be made .*: CannotBeTold$"):
+        load(Clumsy)
+
+
+# Methods of the wrong kind
+
+
+def method(definition: str) -> type[Transport]:
+    """A transport with one method more."""
+    inside: dict[str, Any] = {}
+    exec(definition, inside)
+    name = definition.removeprefix("async ").split()[1].partition("(")[0]
+    return type("Odd", (Stork,), {name: inside[name]})
+
+
+@pytest.mark.parametrize(
+    ("definition", "said"),
+    [
+        ("async def check(self, callback): pass", "check must not be defined with async def"),
+        ("async def destination(self, callback): pass", "destination must not be defined with"),
+        ("def open(self): pass", "open has to be defined with async def"),
+        ("def close(self): pass", "close has to be defined with async def"),
+        ("async def deliver(self, c, p, i): yield", "deliver has a yield, so it is never run"),
+        ("def deliver(self, c, p, i): yield", "deliver has a yield, so it is never run"),
+    ],
+)
+def test_methods_of_the_wrong_kind(definition: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"Odd: {said}"):
+        load(method(definition))

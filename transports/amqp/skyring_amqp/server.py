@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
@@ -16,7 +15,7 @@ from yarl import URL
 from skyring.errors import ConfigError
 from skyring.version import VERSION
 
-__all__ = ["Address", "Server", "read_url", "tls_context"]
+__all__ = ["Address", "Server", "read_url"]
 
 PORTS = {"amqp": 5672, "amqps": 5671}
 PATH = re.compile(r"/?([^/]*)")
@@ -65,21 +64,6 @@ def read_url(url: str) -> Address:
 
 def _malformed() -> ConfigError:
     return ConfigError(f"transport.amqp.url has to be of the form {FORMS}")
-
-
-def tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """Verifies certificates by those of a file, or of the machine. Takes some 20 ms.
-
-    Raises:
-        ConfigError: there is no certificate in the file.
-    """
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:  # ssl.SSLError is one
-        raise ConfigError(
-            f"transport.amqp.ca_file: no certificate can be read from {ca_file}:"
-            f" {error.strerror or error}"
-        ) from error
 
 
 class _Opened(aiormq.TransportFactory):

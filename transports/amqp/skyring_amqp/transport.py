@@ -8,11 +8,18 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
-from skyring.transports import Callback, DeliveryInfo, InvalidRequest, Outcome, Transport
+from skyring.transports import (
+    Callback,
+    DeliveryInfo,
+    InvalidRequest,
+    Outcome,
+    Transport,
+    client_tls,
+)
 from skyring_amqp.broker import Broker
 from skyring_amqp.link import Limits
 from skyring_amqp.rules import METHOD, check_headers, properties_of, read_target
-from skyring_amqp.server import Server, read_url, tls_context
+from skyring_amqp.server import Server, read_url
 
 __all__ = ["Amqp"]
 
@@ -98,7 +105,11 @@ class Amqp(Transport):
         address = read_url(options.url)
         uses_tls = address.scheme == "amqps"
         # Reading the machine's certificates takes some 20 ms.
-        tls = await asyncio.to_thread(tls_context, options.ca_file) if uses_tls else None
+        tls = (
+            await asyncio.to_thread(client_tls, options.ca_file, "transport.amqp.ca_file")
+            if uses_tls
+            else None
+        )
         password = options.password.get_secret_value()
         server = Server(address, options.user, password, options.heartbeat_s, tls)
         limits = Limits(

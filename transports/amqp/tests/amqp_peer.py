@@ -14,7 +14,7 @@ from yarl import URL
 
 from amqp_broker import PASSWORD, RabbitMq
 from skyring.testing import Peer
-from skyring.timers.attempt import attempt
+from skyring.timers.attempt import Attempts
 from skyring.transports import Callback, DeliveryInfo, Outcome
 from skyring_amqp import Amqp
 
@@ -47,7 +47,9 @@ async def deliver(
     callback = Callback(transport="amqp", method="publish", uri=uri, headers=headers or {})
     usual = {"id": uuid4().hex, "attempt": 1, "due_ms": 1_000, "started_ms": 2_000}
     usual |= {"timeout_ms": 20_000, "content_type": "text/plain"}
-    return await attempt(transport, callback, payload, DeliveryInfo(**{**usual, **facts}))
+    return await Attempts().attempt(
+        transport, callback, payload, DeliveryInfo(**{**usual, **facts})
+    )
 
 
 async def until(reached: Callable[[], Awaitable[bool]]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -15,7 +14,7 @@ from pydantic import SecretStr
 
 from skyring.errors import ConfigError
 
-__all__ = ["AccessOptions", "Server", "credentials", "read_servers", "tls_context"]
+__all__ = ["AccessOptions", "Server", "credentials", "read_servers"]
 
 DEFAULT_PORT = 4222
 HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
@@ -112,22 +111,6 @@ def credentials(options: AccessOptions) -> Mapping[str, Any]:
         _check_seed_file(options.nkey_seed_file)
         return {"nkeys_seed": str(options.nkey_seed_file)}
     return {}
-
-
-def tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """Certificates are verified, with those of the machine or of a file. It takes some 20 ms.
-
-    Raises:
-        ConfigError: the file cannot be used.
-    """
-    if ca_file is None:
-        return ssl.create_default_context()
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except ssl.SSLError:
-        raise _wrong("ca_file", f"{ca_file} holds no certificates in PEM form") from None
-    except OSError as error:
-        raise _wrong("ca_file", f"{ca_file}: {error.strerror}") from None
 
 
 def _check_credentials_file(path: Path) -> None:

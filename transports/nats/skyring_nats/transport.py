@@ -8,8 +8,15 @@ from sys import intern
 
 from pydantic import ConfigDict, Field, SecretStr
 
-from skyring.transports import Callback, DeliveryInfo, InvalidRequest, Outcome, Transport
-from skyring_nats.access import credentials, read_servers, tls_context
+from skyring.transports import (
+    Callback,
+    DeliveryInfo,
+    InvalidRequest,
+    Outcome,
+    Transport,
+    client_tls,
+)
+from skyring_nats.access import credentials, read_servers
 from skyring_nats.answers import outcome_of_ack, outcome_of_reply
 from skyring_nats.connection import ConnectionLost, check_library
 from skyring_nats.link import Link
@@ -136,7 +143,9 @@ class Nats(Transport):
                 "inbox_prefix": options.inbox_prefix,
                 "pending_size": options.pending_bytes_max,
                 "connect_timeout": options.connect_timeout_ms / 1000,
-                "tls": await asyncio.to_thread(tls_context, options.ca_file),
+                "tls": await asyncio.to_thread(
+                    client_tls, options.ca_file, "transport.nats.ca_file"
+                ),
             },
             connect_timeout_ms=options.connect_timeout_ms,
             reconnect_pause_ms=options.reconnect_pause_ms,

@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamConfig
 
 from skyring.testing import Peer
-from skyring.timers.attempt import attempt
+from skyring.timers.attempt import Attempts
 from skyring.transports import Callback, DeliveryInfo, Outcome, Transport
 from skyring_nats import Nats
 from skyring_nats.access import Server
@@ -69,7 +69,9 @@ async def deliver(
         **facts,
     }
     callback = Callback(transport="nats", method=method, uri=uri, headers=dict(headers or {}))
-    return await attempt(transport, callback, payload, DeliveryInfo(timeout_ms=timeout_ms, **info))
+    return await Attempts().attempt(
+        transport, callback, payload, DeliveryInfo(timeout_ms=timeout_ms, **info)
+    )
 
 
 @asynccontextmanager

@@ -30,8 +30,8 @@ async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
 
 def test_every_option_stands_there() -> None:
     for name, field in Nats.Options.model_fields.items():
-        default = "" if field.default is None else f"`{field.default}`"
-        assert f"| `{name.replace('_', '-')}` | {default} |" in README
+        default = "none" if field.default is None else f"`{field.default}`"
+        assert f"| `{name}` | {default} |" in README
 
 
 async def test_the_receiver_works(server: NatsServer) -> None:

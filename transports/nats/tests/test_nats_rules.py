@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from skyring.errors import ConfigError
-from skyring.transports import Callback, DeliveryInfo, InvalidRequest, Outcome
+from skyring.transports import Callback, DeliveryInfo, InvalidRequest, Outcome, client_tls
 from skyring.transports.loading import find
 from skyring_nats import Nats
-from skyring_nats.access import credentials, read_servers, tls_context
+from skyring_nats.access import credentials, read_servers
 from skyring_nats.answers import Reply, outcome_of_ack, outcome_of_reply
 from skyring_nats.connection import INTERNALS, check_library
 from skyring_nats.rules import Message, check_headers, check_subject, message_id, message_of
@@ -171,7 +171,7 @@ def test_a_message_id_tells_two_timers_with_one_id_apart() -> None:
     ("data", "outcome"),
     [
         (b"ok", Outcome.delivered()),
-        (b"", Outcome.delivered()),
+        (b"", Outcome.retry("the receiver gave no answer")),
         (b"retry busy", Outcome.retry("busy")),
         (b"reject no such order", Outcome.rejected("no such order")),
     ],
@@ -302,9 +302,9 @@ def test_files_that_hold_something_else(tmp_path: Path) -> None:
             credentials(Nats.Options.model_validate({option: path}))
         assert "s3cret" not in str(caught.value)
     with pytest.raises(ConfigError, match=r"ca_file.*no certificates"):
-        tls_context(path)
+        client_tls(path, "transport.nats.ca_file")
     with pytest.raises(ConfigError, match=r"ca_file.*No such file"):
-        tls_context(tmp_path / "none")
+        client_tls(tmp_path / "none", "transport.nats.ca_file")
 
 
 async def test_what_can_never_work_stops_the_start(tmp_path: Path) -> None:

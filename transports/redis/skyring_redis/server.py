@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import ssl
-from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -17,7 +16,7 @@ from redis.asyncio.connection import (
 
 from skyring.errors import ConfigError
 
-__all__ = ["Address", "Server", "read_url", "tls_context"]
+__all__ = ["Address", "Server", "read_url"]
 
 PORT = 6379
 UNIX_QUERY = re.compile(r"(?:db=(\d{1,9}))?", re.ASCII)
@@ -82,21 +81,6 @@ def _read_unix(parts: SplitResult) -> Address:
 
 def _malformed() -> ConfigError:
     return ConfigError(f"transport.redis.url has to be of the form {FORMS}")
-
-
-def tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """Verifies certificates by those of a file, or of the machine. Takes some 20 ms.
-
-    Raises:
-        ConfigError: there is no certificate in the file.
-    """
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:  # ssl.SSLError is one
-        raise ConfigError(
-            f"transport.redis.ca_file: no certificate can be read from {ca_file}:"
-            f" {error.strerror or error}"
-        ) from error
 
 
 class Server:

@@ -7,10 +7,17 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
-from skyring.transports import Callback, DeliveryInfo, InvalidRequest, Outcome, Transport
+from skyring.transports import (
+    Callback,
+    DeliveryInfo,
+    InvalidRequest,
+    Outcome,
+    Transport,
+    client_tls,
+)
 from skyring_redis.rules import METHOD, check_headers, check_key, xadd
 from skyring_redis.sender import Limits, Sender
-from skyring_redis.server import Server, read_url, tls_context
+from skyring_redis.server import Server, read_url
 
 __all__ = ["Redis"]
 
@@ -91,7 +98,11 @@ class Redis(Transport):
         options = self.options
         address = read_url(options.url)
         # Reading the machine's certificates takes some 20 ms.
-        tls = await asyncio.to_thread(tls_context, options.ca_file) if address.tls else None
+        tls = (
+            await asyncio.to_thread(client_tls, options.ca_file, "transport.redis.ca_file")
+            if address.tls
+            else None
+        )
         password = None if options.password is None else options.password.get_secret_value()
         limits = Limits(
             connections_max=options.connections_max,

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 
 from skyring.bench.process import free_port
 from skyring.testing import Peer
-from skyring.timers.attempt import attempt
+from skyring.timers.attempt import Attempts
 from skyring.transports import Callback, DeliveryInfo, Outcome
 from skyring_redis import Redis
 
@@ -61,7 +61,7 @@ async def deliver(
     callback = Callback(transport="redis", method="xadd", uri=uri, headers=headers or {})
     usual = {"id": "t-1", "attempt": 1, "due_ms": 1_000, "started_ms": 2_000, "timeout_ms": 20_000}
     info = DeliveryInfo(**{**usual, "content_type": "text/plain", **facts})
-    return await attempt(transport, callback, payload, info)
+    return await Attempts().attempt(transport, callback, payload, info)
 
 
 async def until(reached: Callable[[], Awaitable[bool]]) -> None:

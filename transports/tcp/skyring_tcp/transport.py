@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from functools import lru_cache
 from typing import Literal
 
 from pydantic import Field
 
-from skyring.errors import ConfigError
 from skyring.transports import (
     Callback,
     DeliveryInfo,
     InvalidRequest,
     Outcome,
     Transport,
+    client_tls,
     envelope,
     outcome_of_answer,
 )
@@ -25,7 +24,6 @@ from skyring_tcp.rules import (
     LengthFraming,
     NewlineFraming,
     check_method,
-    failure_reason,
     read_target,
 )
 
@@ -109,7 +107,7 @@ class Tcp(Transport):
         options = self.options
         tls = None
         if options.ca_file is not None:
-            tls = await asyncio.to_thread(_tls_context, options.ca_file)
+            tls = await asyncio.to_thread(client_tls, options.ca_file, "transport.tcp.ca_file")
         self._framing = FRAMINGS[options.framing](options.answer_bytes_max)
         limits = Limits(
             options.connections_max,
@@ -198,10 +196,3 @@ class Tcp(Transport):
             if outcome.kind == "delivered":
                 return Outcome.retry("the receiver answered before it had the whole message")
         return outcome
-
-
-def _tls_context(ca_file: str) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:
-        raise ConfigError(f"transport.tcp.ca_file: {ca_file}: {failure_reason(error)}") from error

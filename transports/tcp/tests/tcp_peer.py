@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from skyring.bench.process import free_port
 from skyring.testing import Peer
-from skyring.timers.attempt import attempt
+from skyring.timers.attempt import Attempts
 from skyring.transports import Callback, DeliveryInfo, Outcome
 from skyring_tcp import Tcp
 
@@ -241,7 +241,7 @@ async def send(
     """Deliver as a node does."""
     uri = peer if isinstance(peer, str) else peer.uri
     info = DeliveryInfo("id-1", 2, DUE_MS, DUE_MS + 5, timeout_ms, "text/plain; charset=utf-8")
-    return await attempt(transport, Callback("tcp", "send", uri), payload, info)
+    return await Attempts().attempt(transport, Callback("tcp", "send", uri), payload, info)
 
 
 async def drained(transport: Tcp) -> None:

@@ -32,7 +32,7 @@ from tcp_peer import (
     ("answer", "outcome"),
     [
         (b"ok", Outcome.delivered()),
-        (b"", Outcome.delivered()),
+        (b"", Outcome.retry("the receiver gave no answer")),
         (b" OK \r", Outcome.delivered()),
         (b"retry too busy", Outcome.retry("too busy")),
         (b"reject gone", Outcome.rejected("gone")),
@@ -239,9 +239,9 @@ async def test_a_tls_handshake_that_hangs() -> None:
 
 async def test_a_file_of_certificates_that_is_none(tmp_path: Path) -> None:
     for path, reason in (
-        (tmp_path / "missing.pem", "no such file"),
-        (Path(__file__), "TLS: "),
-        (tmp_path, "TLS: |is a directory"),
+        (tmp_path / "missing.pem", "No such file"),
+        (Path(__file__), "holds no certificates"),
+        (tmp_path, "holds no|Is a directory"),
     ):
         tcp = Tcp(Tcp.Options(ca_file=str(path)))
         with pytest.raises(ConfigError, match=rf"transport\.tcp\.ca_file: .*({reason})"):

@@ -33,7 +33,7 @@ from zmq_peer import (
     ("answer", "outcome"),
     [
         (b"ok", Outcome.delivered()),
-        (b"", Outcome.delivered()),
+        (b"", Outcome.retry("the receiver gave no answer")),
         (b" OK\n", Outcome.delivered()),
         (b"retry too busy", Outcome.retry("too busy")),
         (b"reject gone", Outcome.rejected("gone")),

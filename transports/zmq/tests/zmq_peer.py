@@ -18,7 +18,7 @@ import zmq.asyncio
 
 from skyring.bench.process import free_port
 from skyring.testing import Peer
-from skyring.timers.attempt import attempt
+from skyring.timers.attempt import Attempts
 from skyring.transports import Callback, DeliveryInfo, Outcome
 from skyring_zmq import Zmq
 
@@ -212,7 +212,7 @@ async def send(
     """Deliver as a node does."""
     callback = Callback("zmq", method, peer) if isinstance(peer, str) else peer.callback
     info = DeliveryInfo("id-1", 2, DUE_MS, DUE_MS + 5, timeout_ms, "text/plain; charset=utf-8")
-    return await attempt(transport, callback, payload, info)
+    return await Attempts().attempt(transport, callback, payload, info)
 
 
 async def delivered_in_the_end(transport: Zmq, peer: ZmqPeer, payload: bytes = b"hello") -> None:
