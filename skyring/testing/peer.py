@@ -62,9 +62,13 @@ class Peer(ABC):
         Raises:
             TimeoutError: it never does.
         """
-        async with asyncio.timeout(WAIT_S_MAX):
-            while not reached(received := await self.received()):
-                await asyncio.sleep(POLL_S)  # nobody is told when something has come
+        received: Sequence[bytes] = ()
+        try:
+            async with asyncio.timeout(WAIT_S_MAX):
+                while not reached(received := await self.received()):
+                    await asyncio.sleep(POLL_S)  # nobody is told when something has come
+        except TimeoutError:
+            raise TimeoutError(f"only {len(set(received))} different payloads have come") from None
         return received
 
     async def __aenter__(self) -> Self:

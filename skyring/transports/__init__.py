@@ -10,6 +10,7 @@ from skyring.transports.base import (
     Transport,
     TransportOptions,
 )
+from skyring.transports.tasks import end_tasks
 from skyring.transports.tls import client_tls
 from skyring.transports.wire import delivery_headers, envelope, outcome_of_answer
 
@@ -24,6 +25,7 @@ __all__ = [
     "TransportOptions",
     "client_tls",
     "delivery_headers",
+    "end_tasks",
     "envelope",
     "outcome_of_answer",
     "read_address",

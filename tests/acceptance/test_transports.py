@@ -52,7 +52,7 @@ async def run(arguments: str, **environment: str) -> tuple[int, str, str]:
 
 
 async def test_the_example_of_the_page(tmp_path: Path) -> None:
-    source, _ = blocks(PAGE, "python")
+    source, *_ = blocks(PAGE, "python")
     (tmp_path / "fizzbuzz.py").write_text(source)
     (block,) = (block for block in blocks(PAGE, "sh") if "fizzbuzz" in block)
     start, create = commands(block)
@@ -62,6 +62,13 @@ async def test_the_example_of_the_page(tmp_path: Path) -> None:
         assert status == 201
         await logged(server, "FizzBuzz\n")
         assert "Traceback" not in server.log
+
+
+async def test_the_recorder_of_the_page() -> None:
+    (source,) = (block for block in blocks(PAGE, "python") if "Recorder" in block)
+    inside: dict[str, Any] = {}
+    exec(source, inside)
+    await inside["test_a_reminder_is_sent"]()
 
 
 async def test_the_listing_of_the_page() -> None:

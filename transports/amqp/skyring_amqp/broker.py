@@ -7,7 +7,7 @@ import logging
 
 from aiormq import spec
 
-from skyring.transports import Outcome
+from skyring.transports import Outcome, end_tasks
 from skyring_amqp.link import STOPPING, Limits, Link
 from skyring_amqp.rules import Target, told
 from skyring_amqp.server import Server
@@ -71,8 +71,7 @@ class Broker:
         finally:
             self._failure = STOPPING
             if self._connecting is not None:
-                self._connecting.cancel()
-                await asyncio.wait([self._connecting])
+                await end_tasks(self._connecting)
             link, self._link = self._link, None
             if link is not None:
                 await link.close()

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from skyring.transports import end_tasks
 from skyring_nats.access import Server
 from skyring_nats.connection import Connection, told
 from skyring_nats.session import Session
@@ -80,8 +81,7 @@ class Link:
         self.reason = "this node is stopping"
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+            await end_tasks(task)
 
     async def _run(self) -> None:
         while True:

@@ -14,6 +14,7 @@ from typing import Any
 
 from nats.aio.msg import Msg
 
+from skyring.transports import end_tasks
 from skyring_nats.answers import Reply
 from skyring_nats.connection import Connection, ConnectionLost, told
 from skyring_nats.rules import Message
@@ -113,9 +114,7 @@ class Session:
             await asyncio.wait([self._connection.lost])
         finally:
             self._connection.lose("this node is stopping")
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            await end_tasks(*tasks)
         return self._connection.lost.result()
 
     async def publish(self, message: Message) -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
-from skyring.transports import Outcome
+from skyring.transports import Outcome, end_tasks
 from skyring_redis.rules import Command, outcome_of, told
 from skyring_redis.server import Server
 
@@ -107,8 +107,8 @@ class Sender:
         finally:
             self._fail_waiting(STOPPING)
             tasks = list(self._busy)
-            for task in tasks:  # a silent server may owe answers that nobody waits for any more
-                task.cancel()
+            # A silent server may owe answers that nobody waits for any more.
+            await end_tasks(*tasks)
             await asyncio.gather(*tasks, return_exceptions=True)
             self._idle.clear()
             while self._open:
