@@ -13,6 +13,7 @@ with contextlib.suppress(ImportError):
 
 from skyring.testing.contract import TransportContract, UnacknowledgedContract
 from skyring.testing.peer import Peer
+from skyring.testing.processes import pause_process, resume_process
 from skyring.testing.recording import Delivered, Gate, Recorder, Script, reject, take
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "Script",
     "TransportContract",
     "UnacknowledgedContract",
+    "pause_process",
     "reject",
+    "resume_process",
     "take",
 ]

@@ -13,7 +13,7 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 from yarl import URL
 
 from amqp_broker import PASSWORD, RabbitMq
-from skyring.testing import Peer
+from skyring.testing import Peer, pause_process, resume_process
 from skyring.timers.attempt import Attempts
 from skyring.transports import Callback, DeliveryInfo, Outcome
 from skyring_amqp import Amqp
@@ -122,10 +122,10 @@ class Consumer(Peer):
         await self._disconnect()
 
     async def pause(self) -> None:
-        self.broker.pause()
+        await pause_process(self.broker.pid)
 
     async def resume(self) -> None:
-        self.broker.resume()
+        resume_process(self.broker.pid)
 
     async def received(self) -> Sequence[bytes]:
         return [message.body for message in self.messages]
@@ -133,7 +133,7 @@ class Consumer(Peer):
     async def close(self) -> None:
         """The broker stays, for the next test."""
         if self.broker.is_up:
-            self.broker.resume()
+            resume_process(self.broker.pid)
         await self._disconnect()
 
     async def _take(self, message: DeliveredMessage) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import importlib.metadata
 import random
-import signal
 import socket
 import subprocess
 import time
@@ -18,7 +17,7 @@ from typing import Any
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamConfig
 
-from skyring.testing import Peer
+from skyring.testing import Peer, pause_process, resume_process
 from skyring.timers.attempt import Attempts
 from skyring.transports import Callback, DeliveryInfo, Outcome, Transport
 from skyring_nats import Nats
@@ -139,20 +138,14 @@ class NatsServer:
         await until(is_ready)
 
     async def stop(self) -> None:
-        """SIGSTOP; it takes effect some time after it was sent."""
-        process = self._process
-        assert process is not None
-        process.send_signal(signal.SIGSTOP)
-
-        async def is_stopped() -> bool:
-            return _is_stopped(process.pid)
-
-        await until(is_stopped)
+        """SIGSTOP."""
+        assert self._process is not None
+        await pause_process(self._process.pid)
 
     def go_on(self) -> None:
         """SIGCONT."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+        resume_process(self._process.pid)
 
     def kill(self) -> None:
         process, self._process = self._process, None
@@ -175,17 +168,6 @@ class NatsServer:
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
-
-
-def _is_stopped(pid: int) -> bool:
-    return all(_state(thread) in "TZX" for thread in Path(f"/proc/{pid}/task").iterdir())
-
-
-def _state(thread: Path) -> str:
-    try:
-        return (thread / "stat").read_text().rpartition(") ")[2][0]
-    except OSError:  # it has ended meanwhile
-        return "X"
 
 
 class NatsPeer(Peer):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import signal
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -17,7 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from skyring.bench.process import free_port
-from skyring.testing import Peer
+from skyring.testing import Peer, pause_process, resume_process
 from skyring.timers.attempt import Attempts
 from skyring.transports import Callback, DeliveryInfo, Outcome
 from skyring_redis import Redis
@@ -166,11 +165,11 @@ class RedisServer(Peer):
 
     async def pause(self) -> None:
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        await pause_process(self._process.pid)
 
     async def resume(self) -> None:
         assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+        resume_process(self._process.pid)
 
     async def received(self) -> Sequence[bytes]:
         entries: Any = True
