@@ -7,13 +7,14 @@ document by `skyring.http.openapi`.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 import msgspec
 
-from skyring.errors import InvalidRequest, SkyringError, TooLarge, Unavailable
+from skyring.errors import InvalidRequest, SkyringError, TooLarge, Unavailable, Uncertain
 from skyring.http.problems import internal_problem, reply_to_error, status_of
 from skyring.http.reply import (
     NO_CONTENT,
@@ -69,6 +70,9 @@ class HotRoutes:
             reply = reply_to_error(error)
         except ClientGone:
             return
+        except asyncio.CancelledError:
+            # Only the end of the event loop does this. Without an answer uvicorn would say 500.
+            reply = reply_to_error(Uncertain("the node is stopping; it may be done or not"))
         except Exception:
             logger.exception("%s %s failed", scope["method"], scope["path"])
             reply = internal_problem()

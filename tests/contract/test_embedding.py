@@ -372,3 +372,26 @@ async def test_a_delivery_may_create_timers(settings: Settings) -> None:
     async with Skyring(settings, transports=[chained]) as node:
         await node.timers.create(timeout=1, callback=to(), id="next-0")
         await chained.wait_for(*(f"next-{number}" for number in range(5)))
+
+
+async def test_a_request_that_is_cancelled_is_answered(settings: Settings) -> None:
+    """At the end of the event loop nobody else would answer it."""
+    sent: list[Any] = []
+    waits = asyncio.Event()
+
+    async def receive() -> Any:
+        waits.set()
+        return await asyncio.get_running_loop().create_future()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async with Skyring(settings) as sky:
+        app: Any = sky.asgi()
+        scope = {"type": "http", "method": "POST", "path": "/timer", "headers": []}
+        task: asyncio.Task[None] = asyncio.create_task(app(scope, receive, send))
+        await waits.wait()
+        task.cancel()
+        await asyncio.wait([task])
+    assert sent[0]["status"] == 503
+    assert b"uncertain" in sent[1]["body"]
