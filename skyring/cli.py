@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperGroup
 
-from skyring.commands import dead_letters, listen, timer, transfer
+from skyring.commands import cluster, dead_letters, listen, ring, timer, transfer
 from skyring.commands.output import say
 from skyring.errors import ConfigError, SkyringError
 from skyring.version import VERSION
@@ -90,9 +90,11 @@ def _root(
 
 
 app.command("run", help=LATE["run"].help)(_stand_in)
+app.command("cluster")(cluster.cluster)
 app.command("listen")(listen.listen)
 app.add_typer(timer.app, name="timer")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.command("ring")(ring.ring)
 app.command("export")(transfer.export_timers)
 app.command("import")(transfer.import_timers)
 app.command("transports", help=LATE["transports"].help)(_stand_in)

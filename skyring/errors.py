@@ -10,6 +10,7 @@
     ├── Unavailable               unavailable        nothing was changed; try again
     │   └── Uncertain             uncertain          a failed write; it may be stored or not
     ├── TransportError            transport          a transport cannot be opened
+    ├── RingError                 ring               the ring cannot be joined
     └── StorageError              storage            the storage cannot be used
         ├── StorageLocked         storage-locked     another process holds the directory
         ├── RecordUnreadable      unreadable         one record is of an unknown version or shape
@@ -30,6 +31,7 @@ __all__ = [
     "InvalidRequest",
     "NotFound",
     "RecordUnreadable",
+    "RingError",
     "SkyringError",
     "StorageError",
     "StorageLocked",
@@ -106,6 +108,12 @@ class TransportError(SkyringError):
     """A transport cannot be opened."""
 
     code = "transport"
+
+
+class RingError(SkyringError):
+    """This node cannot be, or remain, a member of its ring."""
+
+    code = "ring"
 
 
 class StorageError(SkyringError):

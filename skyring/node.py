@@ -6,14 +6,20 @@ import asyncio
 import logging
 import random
 from collections.abc import Coroutine, Iterable
+from typing import Any
 
 from skyring.clock import Clock, SystemClock
 from skyring.errors import SkyringError, TransportError
+from skyring.node_ring import NodeRing, RingConnection, connect_ring, node_name
 from skyring.settings import Settings
+from skyring.storage.base import Storage
 from skyring.storage.registry import make_storage
+from skyring.storage.replica import refuse_state_of_a_ring
 from skyring.timers.delivery import Delivery
-from skyring.timers.pages import TimerPages
+from skyring.timers.operations import TimerOperations
+from skyring.timers.pages import Pages, TimerPages
 from skyring.timers.retry import RetryPolicy
+from skyring.timers.routed import RoutedPages, RoutedTimers
 from skyring.timers.service import TimerService
 from skyring.timers.state import TimerState
 from skyring.transports.base import Transport, told
@@ -36,7 +42,11 @@ class Node:
         transports: more transports than those of the settings, as classes, objects, or in any form
             that the setting takes.
         clock: what time it is; None takes the machine's.
+        connection: bus and log of a ring; None takes what the settings say, NATS or none.
     """
+
+    service: TimerService | RoutedTimers
+    pages: Pages
 
     def __init__(
         self,
@@ -44,18 +54,34 @@ class Node:
         *,
         transports: Iterable[TransportSpec] = (),
         clock: Clock | None = None,
+        connection: RingConnection | None = None,
     ) -> None:
         self.settings = settings
         clock = SystemClock() if clock is None else clock
         retry = settings.retry
-        self._storage = make_storage(settings.storage, settings.slots)
+        self._ring = _make_ring(settings, connection, clock)
+        self._storage: Storage = (
+            make_storage(settings.storage, settings.slots)
+            if self._ring is None
+            else self._ring.storage
+        )
         loaded = load_transports(settings.delivery, settings.transport, transports)
         self._transports = {name: item.transport for name, item in loaded.items()}
         self._state = TimerState(
-            self._storage, clock, settings.slots, settings.timers.scheduled_max
+            self._storage,
+            clock,
+            settings.slots,
+            settings.timers.scheduled_max,
+            **({} if self._ring is None else self._ring.timer_options()),
         )
-        self.service = TimerService(self._state, self._transports, settings.delivery, retry)
-        self.pages = TimerPages(self._state, settings.http.page_bytes_max)
+        service = TimerService(self._state, self._transports, settings.delivery, retry)
+        pages = TimerPages(self._state, settings.http.page_bytes_max)
+        if self._ring is None:
+            self.service, self.pages = service, pages
+        else:
+            self._ring.tie(self._state, TimerOperations(service, pages).execute)
+            route = self._ring.member.router
+            self.service, self.pages = RoutedTimers(service, route), RoutedPages(pages, route)
         self._delivery = Delivery(
             self._state,
             self._transports,
@@ -83,15 +109,17 @@ class Node:
         self._started = True
         try:
             await self._storage.open()
-            await self._storage.acquire(range(self.settings.slots))
+            if self._ring is None:
+                await self._storage.acquire(range(self.settings.slots))
+                await refuse_state_of_a_ring(self._storage, self.settings.slots)
             for transport in self._transports.values():
                 await self._open(transport)
                 self._opened.append(transport)
         except BaseException:
             await self._close()
             raise
-        for slot in range(self.settings.slots):
-            self._state.schedule.add_slot(slot)
+        if self._ring is None:
+            self._state.serve(range(self.settings.slots))
         self._group = asyncio.TaskGroup()
         running = asyncio.Event()
         self._task = asyncio.create_task(self._run(running), name="skyring")
@@ -118,7 +146,31 @@ class Node:
 
     def not_ready(self) -> str | None:
         """Why this node should get no requests now; None if it should."""
-        return self._storage.not_ready() if self._not_ready is None else self._not_ready
+        if self._not_ready is not None:
+            return self._not_ready
+        in_ring = None if self._ring is None else self._ring.member.not_ready()
+        return self._storage.not_ready() if in_ring is None else in_ring
+
+    def ring(self) -> dict[str, Any]:
+        """The ring as this node sees it."""
+        if self._ring is None:
+            return {
+                "mode": "standalone",
+                "node": node_name(self.settings),
+                "slots": self.settings.slots,
+            }
+        return self._ring.view()
+
+    def listening(self, port: int) -> None:
+        """The API is served on this port."""
+        if self._ring is not None:
+            self._ring.listening(port)
+
+    async def leave(self) -> None:
+        """Give what this node holds to the other nodes of its ring; it goes on serving."""
+        self.announce_stop()
+        if self._ring is not None and self._task is not None and not self._task.done():
+            await self._ring.member.leave(self.settings.shutdown.drain_ms / 1000)
 
     def announce_stop(self) -> None:
         """Fail readiness; everything goes on working."""
@@ -138,11 +190,11 @@ class Node:
         await asyncio.shield(self._task)
 
     async def stop(self) -> None:
-        """End the deliveries under way, then close transports and storage.
+        """Leave the ring, end the deliveries under way, then close transports and storage.
 
         Deliveries that do not end in time are made again after the next start.
         """
-        self.announce_stop()
+        await self.leave()
         self._stop.set()
         if self._ending is None:
             self._ending = asyncio.ensure_future(self._end())
@@ -163,10 +215,14 @@ class Node:
             async with self._group:
                 running.set()
                 delivering = self._group.create_task(self._delivery.run(), name="delivery")
-                watching = self._group.create_task(self._storage.failed(), name="storage")
+                others = [self._group.create_task(self._storage.failed(), name="storage")]
+                if self._ring is not None:
+                    await self._ring.open()
+                    others.append(self._group.create_task(self._ring.member.run(), name="ring"))
                 await self._stop.wait()
                 await self._wind_down(delivering)
-                watching.cancel()
+                for task in others:
+                    task.cancel()
         except BaseExceptionGroup as failures:
             self._not_ready = "failed"
             # The first is the cause, the others were cancelled for it.
@@ -192,6 +248,8 @@ class Node:
                 await self._close_transport(self._opened.pop())
         finally:
             await self._storage.close()
+            if self._ring is not None:
+                await self._ring.close()
 
     async def _close_transport(self, transport: Transport) -> None:
         timeout_s = self.settings.shutdown.drain_ms / 1000 + CANCEL_TIMEOUT_S
@@ -202,3 +260,15 @@ class Node:
             raise
         except BaseException:  # a transport may be anybody's code
             logger.exception("the transport %s did not close", transport.name)
+
+
+def _make_ring(
+    settings: Settings, connection: RingConnection | None, clock: Clock
+) -> NodeRing | None:
+    if connection is None:
+        if not settings.nats.servers:
+            return None
+        connection = connect_ring(settings)
+    # The log is the truth; what it says need not be synced here as well.
+    store = settings.storage.model_copy(update={"sync": "never"})
+    return NodeRing(settings, connection, make_storage(store, settings.slots), clock)

@@ -7,17 +7,21 @@ so a new setting needs no line of code here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from skyring.settings import Settings
+from skyring.settings import Group, Settings
 
 __all__ = ["SettingOption", "nest", "setting_options", "unknown_variables"]
 
 ENV_PREFIX = "SKYRING_"
-SHORT = {("port",): "-p", ("transport", "load"): "-t"}
+OTHER_NAMES = {
+    ("port",): ("-p",),
+    ("transport", "load"): ("-t",),
+    ("nats", "servers"): ("-s", "--seeds"),
+}
+"""What else an option is called; ``--seeds`` as in the Node.js Skyring."""
 OTHER_VARIABLES = frozenset({"SKYRING_URL"})
 """Variables of the other commands, which are no settings of a node."""
 
@@ -27,6 +31,8 @@ class SettingOption(NamedTuple):
 
     path: tuple[str, ...]
     """Where it stands in `Settings`: ``("storage", "path")``."""
+    is_main: bool
+    """Does the name of its group stand for it?"""
     group_help: str
     """What its group is about; "" for a setting outside every group."""
     description: str
@@ -40,12 +46,12 @@ class SettingOption(NamedTuple):
     @property
     def words(self) -> tuple[str, ...]:
         """What its names are made of: what a group is for needs no word of its own."""
-        return ("transport",) if self.path == ("transport", "load") else self.path
+        return self.path[:-1] if self.is_main else self.path
 
     @property
-    def short(self) -> str | None:
+    def other_names(self) -> tuple[str, ...]:
         """``-p``"""
-        return SHORT.get(self.path)
+        return OTHER_NAMES.get(self.path, ())
 
     @property
     def group(self) -> str:
@@ -81,12 +87,13 @@ class SettingOption(NamedTuple):
 def setting_options() -> Iterator[SettingOption]:
     """All settings, in the order in which they are declared."""
     for name, field in Settings.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            group_help = (field.annotation.__doc__ or "").strip()
-            for inner_name, inner in field.annotation.model_fields.items():
-                yield _option((name, inner_name), inner, group_help)
+        group = field.annotation
+        if isinstance(group, type) and issubclass(group, Group):
+            group_help = (group.__doc__ or "").strip()
+            for inner_name, inner in group.model_fields.items():
+                yield _option((name, inner_name), inner, group_help, inner_name == group.main)
         else:
-            yield _option((name,), field, "")
+            yield _option((name,), field, "", False)
 
 
 def nest(values: Mapping[tuple[str, ...], object]) -> dict[str, Any]:
@@ -119,10 +126,13 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     return warnings
 
 
-def _option(path: tuple[str, ...], field: FieldInfo, group_help: str) -> SettingOption:
+def _option(
+    path: tuple[str, ...], field: FieldInfo, group_help: str, is_main: bool
+) -> SettingOption:
     allowed, metavar = _values(field)
     return SettingOption(
         path=path,
+        is_main=is_main,
         group_help=group_help,
         description=field.description or "",
         default=_shown(field.default),
@@ -133,18 +143,29 @@ def _option(path: tuple[str, ...], field: FieldInfo, group_help: str) -> Setting
 
 
 def _shown(default: object) -> str:
-    return (",".join(default) or "none") if isinstance(default, tuple) else str(default)
+    if isinstance(default, tuple):
+        return ",".join(default) or "none"
+    return "none" if default is None else str(default) or "empty"
 
 
 def _values(field: FieldInfo) -> tuple[str, str]:
-    annotation = field.annotation
+    annotation = _without_none(field.annotation)
     if get_origin(annotation) is Literal:
         names = [str(value) for value in get_args(annotation)]
         return " or ".join(names), "|".join(names)
     metavar = annotation.__name__.upper() if isinstance(annotation, type) else "TEXT"
     low = next((item.ge for item in field.metadata if hasattr(item, "ge")), None)
     high = next((item.le for item in field.metadata if hasattr(item, "le")), None)
-    metavar = {"STR": "TEXT", "INT": "NUMBER"}.get(metavar, metavar)
+    metavar = {"STR": "TEXT", "INT": "NUMBER", "SECRETSTR": "SECRET"}.get(metavar, metavar)
     if low is not None and high is not None:
         return f"{low} to {high}", metavar
     return (f"{low} or more" if low is not None else "", metavar)
+
+
+def _without_none(annotation: Any) -> Any:
+    """The kind of value that a setting takes if it is given."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+    is_optional = len(kinds) == 1 and type(None) in get_args(annotation)
+    return kinds[0] if is_optional else annotation

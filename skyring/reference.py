@@ -27,10 +27,16 @@ In an option's name an underscore is as good as a dash, and so is the colon. A s
 exist is an error (exit code 2) on the command line, in the file, and in the environment when its
 group exists; any other unknown `SKYRING_…` variable is named in a warning and ignored.
 
-`transport` is a list (`transport = ["tcp", "./mine.py"]`). Where the file also gives options of
-transports, it is the key `load` of their table:
+Three groups have a setting that their own name stands for: `transport` means the transports to
+load, `nats` the servers, `ring` the name. A list in a file is `transport = ["tcp", "./mine.py"]` or
+`nats = ["a:4222", "b:4222"]`. Where the file also gives other settings of such a group, the first
+is a key of its table, `load`, `servers` or `name`:
 
 ```toml
+[nats]
+servers = ["a:4222", "b:4222"]
+user = "skyring"
+
 [transport]
 load = ["tcp", "./mine.py"]
 
@@ -38,8 +44,11 @@ load = ["tcp", "./mine.py"]
 ack = "none"
 ```
 
-The same options are `--transport:tcp:ack=none` and `SKYRING_TRANSPORT__TCP__ACK=none`; `skyring
-transports` lists those that a transport has.
+The last is `--transport:tcp:ack=none` and `SKYRING_TRANSPORT__TCP__ACK=none` too; `skyring
+transports` lists the options that a transport has.
+
+Everybody on a machine can read the command lines of its processes. Secrets belong in the
+environment or the file: `SKYRING_NATS__PASSWORD`, `SKYRING_NATS__TOKEN`.
 
 Kubernetes sets variables such as `SKYRING_PORT=tcp://10.0.0.7:3000` in every pod when a service is
 called `skyring`. Give the pod `enableServiceLinks: false`, or the service another name.
@@ -63,11 +72,8 @@ def settings_page() -> str:
 
 
 def _row(option: SettingOption) -> str:
-    name = f"`{option.option}`"
-    if option.short is not None:
-        name = f"`{option.short}`, {name}"
     cells = [
-        name,
+        ", ".join(f"`{name}`" for name in (*option.other_names, option.option)),
         f"`{option.env}`",
         f"`{option.key}`",
         f"`{option.default}`",

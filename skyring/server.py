@@ -99,6 +99,7 @@ class Skyring:
             server.unbind()
             raise
         self._servers.append((server, task))
+        self._node.listening(bound)
         return bound
 
     def asgi(self) -> App:
@@ -119,6 +120,7 @@ class Skyring:
     async def _end(self) -> None:
         if self._servers:
             await asyncio.sleep(self.settings.shutdown.ready_delay_ms / 1000)
+            await self._node.leave()  # and serve meanwhile
             for server, _ in self._servers:
                 server.stop()
             await asyncio.wait([task for _, task in self._servers])

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 
 from skyring.bench.errors import BenchError
 from skyring.bench.wire import Framer, build_request, status_of
 
-__all__ = ["Connection", "request", "status_or_none"]
+__all__ = ["Answer", "Connection", "request", "status_or_none"]
 
 READ_BYTES = 256 << 10
+
+
+class Answer(NamedTuple):
+    """A whole answer."""
+
+    status: int
+    head: bytes
+    body: bytes
 
 
 class Connection:
@@ -34,6 +43,18 @@ class Connection:
         Raises:
             BenchError: nobody answers, or not within ``timeout_s``.
         """
+        answer = await self.answer(method, path, body, content_type, timeout_s)
+        return answer.status, answer.body
+
+    async def answer(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        content_type: str = "application/json",
+        timeout_s: float = 60.0,
+    ) -> Answer:
+        """The whole answer, with its headers. Raises as `request`."""
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._exchange(method, path, body, content_type)
@@ -45,9 +66,7 @@ class Connection:
             reason = error.strerror or str(error)
             raise BenchError(f"no server at {self.host}:{self.port}: {reason}") from error
 
-    async def _exchange(
-        self, method: str, path: str, body: bytes, content_type: str
-    ) -> tuple[int, bytes]:
+    async def _exchange(self, method: str, path: str, body: bytes, content_type: str) -> Answer:
         if self._reader is None or self._writer is None:
             self._reader, self._writer = await asyncio.open_connection(self.host, self.port)
         host = f"{self.host}:{self.port}"
@@ -56,7 +75,7 @@ class Connection:
         while data := await self._reader.read(READ_BYTES):
             if messages := framer.feed(data):
                 head, content = messages[0]
-                return status_of(head), content
+                return Answer(status_of(head), head, content)
         raise BenchError(f"{host} closed the connection instead of answering {method} {path}")
 
     async def close(self) -> None:

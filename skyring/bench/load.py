@@ -189,6 +189,10 @@ class _Paced:
             self._queue.append(planned)
             self.result.behind_max = max(self.result.behind_max, len(self._queue))
 
+    def drop_waiting(self) -> None:
+        """What has not found a connection yet is not sent."""
+        self._queue.clear()
+
     def _send(self, connection: _Connection, planned: Planned) -> None:
         # The stamp is taken before the bytes leave: no timer may fire before this plus its time.
         connection.timer = (planned.key, time.time_ns() / 1e6 + planned.timeout_ms)
@@ -288,9 +292,17 @@ async def closed_loop(
 
 
 async def paced(
-    host: str, port: int, connections: int, plan: Sequence[Planned], rate_per_s: float
+    host: str,
+    port: int,
+    connections: int,
+    plan: Sequence[Planned],
+    rate_per_s: float,
+    stop: asyncio.Event | None = None,
 ) -> PacedResult:
     """Send ``plan`` at ``rate_per_s``, whatever the server does; ends early when it is gone.
+
+    Args:
+        stop: nothing more is sent when it is set; what was sent is waited for.
 
     Raises:
         BenchError: nobody listens.
@@ -301,6 +313,9 @@ async def paced(
         began_s, cpu_s = time.perf_counter(), time.process_time()
         sent = 0
         while sent < len(plan) and owner.alive:
+            if stop is not None and stop.is_set():
+                owner.drop_waiting()
+                break
             due = min(int((time.perf_counter() - began_s) * rate_per_s) + 1, len(plan))
             while sent < due:
                 owner.submit(plan[sent])

@@ -7,13 +7,22 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import IO, Any
 
 from skyring.bench.stats import Figures, summarise
 
-__all__ = ["Figure", "Report", "environment", "format_figure", "print_report", "to_json"]
+__all__ = [
+    "Check",
+    "Figure",
+    "Report",
+    "environment",
+    "format_figure",
+    "print_report",
+    "to_json",
+    "to_markdown",
+]
 
 COLUMNS_MAX = 3
 """With more rounds than this, a table shows the lowest and the highest instead of each."""
@@ -33,6 +42,18 @@ class Figure:
     headline: bool = False
 
 
+@dataclass(frozen=True)
+class Check:
+    """Something that a benchmark was to reach."""
+
+    label: str
+    wanted: str
+    measured: str
+    ok: bool
+    is_goal: bool = False
+    """Is it a matter of speed, which depends on the machine? Otherwise it holds on every one."""
+
+
 @dataclass
 class Report:
     """The result of one benchmark."""
@@ -44,6 +65,7 @@ class Report:
     failure: str | None = None
     """Why the server has failed the benchmark, for example that it lost a timer."""
     notes: list[str] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
 
     @property
     def summary(self) -> Figures:
@@ -100,6 +122,7 @@ def to_json(report: Report) -> str:
             "rounds": report.rounds,
             "failure": report.failure,
             "notes": report.notes,
+            "checks": [asdict(check) for check in report.checks],
         },
         indent=2,
     )
@@ -130,12 +153,40 @@ def print_report(report: Report, out: IO[str] | None = None) -> None:
         cells.append(format_figure(figure.kind, summary[figure.name]))
         table.add_row(label, *cells, style="green" if figure.headline else None)
     console.print(table)
+    for check in report.checks:
+        mark = "ok  " if check.ok else "FAIL"
+        console.print(
+            f"{mark} {check.label}: {check.measured}, asked {check.wanted}",
+            style="green" if check.ok else "red",
+            markup=False,
+            highlight=False,
+        )
     facts = environment()
     console.print(
         f"{facts['cores']} cores, Python {facts['python']}, {facts['system']}", style="dim"
     )
     for note in report.notes:
         console.print(note, style="dim", markup=False)
+
+
+def to_markdown(report: Report) -> str:
+    """What was asked and what was measured, then the figures, as tables of Markdown."""
+    given = ", ".join(f"{name}={value}" for name, value in report.parameters.items())
+    lines = [f"## {report.command}", "", f"{given}; {len(report.rounds)} round(s)", ""]
+    if report.checks:
+        lines += ["| what | asked | measured | |", "| --- | --- | --- | --- |"]
+        for check in report.checks:
+            met = "met" if check.ok else "**not met**"
+            lines.append(f"| {check.label} | {check.wanted} | {check.measured} | {met} |")
+        lines.append("")
+    lines += ["| figure | lowest | highest | median or total |", "| --- | --- | --- | --- |"]
+    summary = report.summary
+    for figure in report.figures:
+        if figure.name in summary:
+            cells = _cells(figure, report.rounds, False)
+            cells.append(format_figure(figure.kind, summary[figure.name]))
+            lines.append(f"| {figure.label} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *report.notes, ""])
 
 
 def _cells(figure: Figure, rounds: Sequence[Mapping[str, Any]], each_round: bool) -> list[str]:

@@ -7,6 +7,7 @@ byte stream into messages and builds requests; it trusts the peer to speak plain
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from skyring.bench.errors import BenchError
@@ -142,9 +143,12 @@ def build_request(
     path: str,
     body: bytes = b"",
     content_type: str = "application/json",
+    headers: Mapping[str, str] | None = None,
 ) -> bytes:
     """One whole request. ``host`` is what the ``host`` header says, with the port."""
     head = f"{method} {path} HTTP/1.1\r\nhost: {host}\r\n"
+    for name, value in ({} if headers is None else headers).items():
+        head += f"{name}: {value}\r\n"
     if body:
         head += f"content-type: {content_type}\r\ncontent-length: {len(body)}\r\n"
     return head.encode() + b"\r\n" + body

@@ -104,7 +104,7 @@ def _parameter(name: str, option: Any, annotation: Any) -> inspect.Parameter:
 
 
 def _typer_option(option: SettingOption) -> Any:
-    names = [option.option] if option.short is None else [option.option, option.short]
+    names = (option.option, *option.other_names)
     return typer.Option(None, *names, metavar=option.metavar, help=option.description)
 
 
@@ -157,9 +157,9 @@ def _panel(title: str, entries: Iterable[RenderableType]) -> Panel:
 
 
 def _entry(option: SettingOption) -> RenderableType:
-    short = "" if option.short is None else f"{option.short}, "
+    names = ", ".join((*option.other_names, option.option))
     default = f"default {option.default}; {option.env}"
-    return _lines(f"{short}{option.option} {option.metavar}", option.description, default)
+    return _lines(f"{names} {option.metavar}", option.description, default)
 
 
 def _lines(name: str, description: str, detail: str = "") -> RenderableType:

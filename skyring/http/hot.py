@@ -29,6 +29,7 @@ from skyring.http.reply import (
 )
 from skyring.settings import HttpSettings
 from skyring.timers.request import BulkEntry, check_id, decode_entry, decode_request
+from skyring.timers.routed import RoutedTimers
 from skyring.timers.service import Created, TimerService
 
 __all__ = ["HotRoutes"]
@@ -51,7 +52,9 @@ class HotRoutes:
         rest: the app for all other requests.
     """
 
-    def __init__(self, timers: TimerService, settings: HttpSettings, rest: App) -> None:
+    def __init__(
+        self, timers: TimerService | RoutedTimers, settings: HttpSettings, rest: App
+    ) -> None:
         self._timers = timers
         self._settings = settings
         self._rest = rest

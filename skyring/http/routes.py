@@ -83,6 +83,11 @@ def build_router(node: Node) -> APIRouter:
         await pages.delete_dead_letter(timer_id)
         return Response(status_code=202)
 
+    @router.get("/ring", tags=["ring"])
+    async def ring() -> Response:
+        """The members of the ring and who holds which slot, as this node sees it."""
+        return _json(node.ring())
+
     @router.get("/ping", tags=["health"])
     async def ping() -> Response:
         """Is anybody there?"""

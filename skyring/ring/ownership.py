@@ -53,12 +53,18 @@ class Ownership:
         slots: how many slots there are.
         moves_max: slots that are on their way to this node at once.
         ask_again_ms: pause before a holder that has refused is asked again.
+        grace_ms: how long a slot that is new here, and that nobody is known to hold, is left alone:
+            another node may be claiming it in this moment.
     """
 
-    def __init__(self, me: str, slots: int, moves_max: int, ask_again_ms: int) -> None:
+    def __init__(
+        self, me: str, slots: int, moves_max: int, ask_again_ms: int, grace_ms: int = 0
+    ) -> None:
         self._me = me
         self._moves_max = moves_max
         self._ask_again_ms = ask_again_ms
+        self._grace_ms = grace_ms
+        self._mine_since_ms = [0] * slots
         self._phases: list[Phase] = ["idle"] * slots
         self._not_before_ms = [0] * slots
         self._placement: Placement = (None,) * slots
@@ -81,10 +87,12 @@ class Ownership:
 
     # Events
 
-    def placed(self, placement: Placement) -> None:
+    def placed(self, placement: Placement, now_ms: int) -> None:
         """The members have changed. What is on its way here and placed elsewhere now is let go."""
-        self._placement = placement
+        before, self._placement = self._placement, placement
         for slot, owner in enumerate(placement):
+            if owner == self._me != before[slot]:
+                self._mine_since_ms[slot] = now_ms
             if owner != self._me and self._phases[slot] in (
                 "following",
                 "ready",
@@ -142,10 +150,14 @@ class Ownership:
                 claim.add(slot)
             elif phase == "ready":
                 holder = holders.get(slot)
-                if holder is None or now_ms >= holder.lease_until_ms:
+                if holder is None:
+                    may_claim = now_ms >= self._mine_since_ms[slot] + self._grace_ms
+                else:
+                    may_claim = now_ms >= holder.lease_until_ms
+                if may_claim:
                     self._phases[slot] = "claiming"
                     claim.add(slot)
-                elif holder.is_listening:
+                elif holder is not None and holder.is_listening:
                     self._phases[slot] = "asking"
                     ask.setdefault(holder.name, set()).add(slot)
         return Steps(

@@ -35,16 +35,17 @@ class CatchUp:
 
         Raises:
             Unavailable: the log or the state store cannot be used now.
-            StorageError: a log has lost what the state store has applied.
+            StorageError: a log has lost what the state store has applied, or is another one.
             RecordUnreadable: another version of this program wrote it.
         """
-        replicas = {slot: await read_replica(self._state, slot) for slot in slots}
+        log = self._log.identity
+        replicas = {slot: await read_replica(self._state, slot, log) for slot in slots}
         missing = list(replicas)
         while missing:
             missing = await self._read_on(missing, replicas)
             for slot in missing:  # entries are gone: begin again, from nothing
                 await self._wipe(slot)
-                replicas[slot] = Replica()
+                replicas[slot] = Replica(log=log)
         return replicas
 
     def apply(

@@ -51,6 +51,15 @@ class Log(ABC):
         """Make ready; raises StorageError if this log can never be used."""
 
     @abstractmethod
+    async def check(self) -> None:
+        """Is it still the log that was opened? Raises StorageError if not."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """What tells this log from all others, also from a later one of the same name."""
+
+    @abstractmethod
     async def append(self, slot: int, data: bytes, expected: int) -> int:
         """Append a message, and return its sequence when it is safe.
 
@@ -91,12 +100,20 @@ class Log(ABC):
 class MemoryLog(Log):
     """The reference implementation. Several nodes of one process share one object."""
 
-    def __init__(self) -> None:
+    def __init__(self, identity: str = "memory") -> None:
+        self._identity = identity
         self._sequence = 0
         self._slots: dict[int, dict[int, bytes]] = {}
 
     async def open(self) -> None:
         pass
+
+    async def check(self) -> None:
+        pass
+
+    @property
+    def identity(self) -> str:
+        return self._identity
 
     async def append(self, slot: int, data: bytes, expected: int) -> int:
         messages = self._slots.setdefault(slot, {})

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 from msgspec.structs import replace
 
-from skyring.errors import RecordUnreadable
+from skyring.errors import RecordUnreadable, StorageError
 from skyring.storage.base import Storage
 from skyring.storage.entry import Entry
 
-__all__ = ["APPLIED_KEY", "KEY_END", "Replica", "read_replica", "write_replica"]
+__all__ = ["APPLIED_KEY", "KEY_END", "Replica", "read_replica", "refuse_state_of_a_ring", "write_replica"]
 
 APPLIED_KEY = b"l/applied"
 KEY_END = b"\xff" * 32
@@ -27,6 +29,8 @@ class Replica(msgspec.Struct, frozen=True, array_like=True):
     """
 
     version: int = REPLICA_VERSION
+    log: str = ""
+    """Identity of the log."""
     sequence: int = 0
     """Of the entry that was applied last."""
     epoch: int = 0
@@ -90,19 +94,51 @@ def write_replica(replica: Replica) -> bytes:
     return _encoder.encode(replica)
 
 
-async def read_replica(state: Storage, slot: int) -> Replica:
+async def read_replica(state: Storage, slot: int, log: str) -> Replica:
     """How far the state of a slot has come, by its own account.
+
+    Args:
+        log: identity of the log that it has to follow.
 
     Raises:
         RecordUnreadable: another version of this program wrote it.
+        StorageError: it belongs to another log, or to a node that stood alone.
     """
     value = await state.get(slot, APPLIED_KEY)
     if value is None:
-        return Replica()
+        if await state.scan(slot, b"", KEY_END, 1):
+            raise StorageError(
+                "the storage directory holds the timers of a node that stood alone; export them"
+                " (skyring export), and give this node another directory (--storage:path)"
+            )
+        return Replica(log=log)
     try:
         replica = _decoder.decode(value)
     except msgspec.DecodeError as error:
         raise RecordUnreadable(f"the state of slot {slot} cannot be read: {error}") from error
     if replica.version != REPLICA_VERSION:
         raise RecordUnreadable(f"the state of slot {slot} has version {replica.version}")
+    if replica.log != log:
+        raise StorageError(
+            "the storage directory belongs to another ring, or to one whose logs NATS has lost; give"
+            " this node another directory (--storage:path), or restore the data of NATS"
+        )
     return replica
+
+
+async def refuse_state_of_a_ring(storage: Storage, slots: int) -> None:
+    """A node that stands alone must not serve what a member of a ring has kept.
+
+    Args:
+        storage: with all slots acquired.
+        slots: how many there are.
+
+    Raises:
+        StorageError: it is such a storage.
+    """
+    marks = await asyncio.gather(*(storage.get(slot, APPLIED_KEY) for slot in range(slots)))
+    if any(mark is not None for mark in marks):
+        raise StorageError(
+            "the storage directory belongs to a member of a ring: start the node with --nats, or"
+            " give it another directory (--storage:path)"
+        )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import Future
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from skyring.errors import Fenced, SkyringError, Unavailable, Uncertain
@@ -53,7 +53,8 @@ class ReplicatedStorage(Storage):
         log: where the truth is.
         node: name of this node.
         new_id: makes ids of entries, different on all nodes and for all time.
-        lease: may this node act on its claims now?
+        lease: may this node act on its claims now? If not, nothing is written.
+        readable: may what is held be read now? Also when the lease has lapsed, perhaps.
         lost: called with the number of a slot that another node has claimed.
         limits: bounds.
     """
@@ -65,6 +66,7 @@ class ReplicatedStorage(Storage):
         node: str,
         new_id: Callable[[], bytes],
         lease: Callable[[], bool],
+        readable: Callable[[], bool],
         lost: Callable[[int], None],
         limits: ReplicationLimits | None = None,
     ) -> None:
@@ -75,17 +77,32 @@ class ReplicatedStorage(Storage):
         self._node = node
         self._new_id = new_id
         self._lease = lease
+        self._readable = readable
         self._lost = lost
         self._limits = ReplicationLimits() if limits is None else limits
         self._catch_up = CatchUp(state, log)
         self._slots: dict[int, SlotWork] = {}
+        self._held_slots: set[int] = set()
         self._pending_bytes = 0
+        self._log_is_open = False
         self._closed = False
 
     async def open(self) -> None:
         self._failure: Future[None] = asyncio.get_running_loop().create_future()
         await self._state.open()
-        await self._log.open()
+
+    async def verify(self) -> None:
+        """Open the log, or make sure that it is still the same. Nothing is read of it before.
+
+        Raises:
+            Unavailable: it cannot be told now.
+            StorageError: it can never be used.
+        """
+        if self._log_is_open:
+            await self._log.check()
+        else:
+            await self._log.open()
+            self._log_is_open = True
 
     async def follow(self, slots: Iterable[int]) -> None:
         """Catch up with the logs of slots that are not held, as preparation for `acquire`.
@@ -95,6 +112,9 @@ class ReplicatedStorage(Storage):
             StorageError: a log has lost what this node has applied.
         """
         wanted = [self._slots.setdefault(number, SlotWork(number)) for number in slots]
+        ending = [slot.task for slot in wanted if not slot.is_held and slot.task is not None]
+        if ending:  # what was begun under an earlier claim
+            await asyncio.wait(ending)
         missing = [slot.number for slot in wanted if not slot.is_held and slot.task is None]
         await self._state.acquire(missing)
         for number, replica in (await self._catch_up.run(missing)).items():
@@ -121,27 +141,28 @@ class ReplicatedStorage(Storage):
             slot = self._slots.get(number)
             if slot is None:
                 continue
-            slot.is_held = False  # nothing more is accepted
+            self._let_go(slot)  # nothing more is accepted
             if slot.task is not None:
                 await asyncio.wait([slot.task])
 
     def drop(self, slots: Iterable[int]) -> None:
-        """Hold slots no more, at once: the lease has lapsed, or another node has them."""
+        """Hold slots no more, at once: the lease has lapsed. Nobody is told that they are lost."""
         for number in slots:
             slot = self._slots.get(number)
             if slot is not None and slot.is_held:
-                self._fence(slot, "the lease has lapsed")
+                self._let_go(slot)
+                self._refuse(slot, Fenced("the lease has lapsed"))
 
     def epoch(self, slot: int) -> int:
         """Number of the last claim of a slot that is known here."""
         return self._slots[slot].replica.epoch if slot in self._slots else 0
 
-    def held(self) -> list[int]:
-        """Numbers of the slots that are held, sorted."""
-        return sorted(number for number, slot in self._slots.items() if slot.is_held)
+    def held(self) -> Collection[int]:
+        """Numbers of the slots that are held."""
+        return self._held_slots
 
     def commit(self, slot: int, writes: Sequence[Write]) -> Awaitable[None]:
-        held = self._held(slot)
+        held = self._checked(slot, self._lease)
         size = sum(len(key) + len(value or b"") for key, value in writes)
         if self._pending_bytes + size > self._limits.pending_bytes_max and self._pending_bytes:
             raise Unavailable("too many writes are waiting for the log")
@@ -153,21 +174,33 @@ class ReplicatedStorage(Storage):
         return done
 
     def get(self, slot: int, key: bytes) -> Awaitable[bytes | None]:
-        self._held(slot)
+        self._checked(slot, self._readable)
         return self._state.get(slot, key)
 
     async def scan(
         self, slot: int, start: bytes, stop: bytes, limit: int
     ) -> list[tuple[bytes, bytes]]:
-        self._held(slot)
+        self._checked(slot, self._readable)
         return await self._state.scan(slot, start, stop, limit)
 
     async def close(self) -> None:
         if not self._closed:
-            await self.release(self._slots)
-        self._closed = True
-        await self._log.close()
-        await self._state.close()
+            self._closed = True
+            for slot in self._slots.values():
+                self._let_go(slot)
+            await self._end_work()
+            await self._log.close()
+            await self._state.close()
+
+    async def _end_work(self) -> None:
+        """Finish what was accepted; a log that does not answer is not waited for any longer."""
+        working = [slot.task for slot in self._slots.values() if slot.task is not None]
+        if working:
+            _, stuck = await asyncio.wait(working, timeout=self._limits.doubt_ms / 1000)
+            for task in stuck:
+                task.cancel()
+            if stuck:
+                await asyncio.wait(stuck)
 
     def not_ready(self) -> str | None:
         return self._state.not_ready()
@@ -180,11 +213,11 @@ class ReplicatedStorage(Storage):
         finally:
             watch.cancel()
 
-    def _held(self, number: int) -> SlotWork:
+    def _checked(self, number: int, allowed: Callable[[], bool]) -> SlotWork:
         slot = self._slots.get(number)
         if self._closed:
             raise Unavailable("the storage is closed")
-        if slot is None or not slot.is_held or not self._lease():
+        if slot is None or not slot.is_held or not allowed():
             raise Fenced(f"slot {number} is not held")
         if slot.doubt is not None:
             raise Unavailable(slot.doubt)
@@ -200,6 +233,7 @@ class ReplicatedStorage(Storage):
             else:
                 slot.doubt = slot.snapshot_from = None
                 slot.is_held = True
+                self._held_slots.add(slot.number)
                 return
         raise Unavailable(f"others claim slot {slot.number} again and again")
 
@@ -236,6 +270,10 @@ class ReplicatedStorage(Storage):
             end_commits(commits, error)
             if isinstance(error, Fenced):
                 raise
+        except asyncio.CancelledError:
+            end_commits(commits, Uncertain("the node is stopping; it may be done or not"))
+            self._refuse(slot, Unavailable("the node is stopping"))
+            raise
         else:
             end_commits(commits, None)
         finally:
@@ -342,9 +380,14 @@ class ReplicatedStorage(Storage):
                 slot.doubt = None
                 return last
 
-    def _fence(self, slot: SlotWork, reason: str) -> None:
-        was_held, slot.is_held = slot.is_held, False
+    def _let_go(self, slot: SlotWork) -> None:
+        slot.is_held = False
         slot.snapshot_from = None
+        self._held_slots.discard(slot.number)
+
+    def _fence(self, slot: SlotWork, reason: str) -> None:
+        was_held = slot.is_held
+        self._let_go(slot)
         self._refuse(slot, Fenced(reason))
         if was_held:
             self._lost(slot.number)

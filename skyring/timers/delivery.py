@@ -14,7 +14,8 @@ from skyring.settings import DeliverySettings, TimerSettings
 from skyring.storage.base import Write
 from skyring.timers.attempt import Attempts
 from skyring.timers.dispatch import Dispatcher
-from skyring.timers.reading import ROOM_PAUSE_S, ReadAhead, pause
+from skyring.timers.events import about
+from skyring.timers.reading import ROOM_PAUSE_S, STORAGE_PAUSE_S, ReadAhead, pause
 from skyring.timers.record import (
     Hint,
     Record,
@@ -26,7 +27,7 @@ from skyring.timers.record import (
     writes_delete,
     writes_put,
 )
-from skyring.timers.retry import Dead, Rescheduled, RetryPolicy, Transition, decide
+from skyring.timers.retry import Dead, Gone, Rescheduled, RetryPolicy, Transition, decide
 from skyring.timers.state import TimerState
 from skyring.transports.base import DeliveryInfo, Outcome, Transport
 
@@ -38,8 +39,8 @@ POP_MAX = 512
 """Due timers queued in one turn of the event loop."""
 WAIT_S_MAX = 0.5
 """Longest sleep, so that a wall clock set forward is noticed."""
-STORAGE_PAUSE_S = 0.2
-"""Pause before the storage is asked again while it is unavailable."""
+PASSED_OVER_MAX = 100
+"""Hints in turn that lead nowhere, before others get the event loop."""
 
 
 class Delivery:
@@ -93,6 +94,7 @@ class Delivery:
         """Begin no further delivery."""
         self._stopping.set()
         self._state.wake.set()
+        self._state.unread.set()
 
     # Firing
 
@@ -141,43 +143,52 @@ class Delivery:
     async def _work(self, first: Hint) -> None:
         """Deliver one timer after the other, as long as one may begin."""
         hint: Hint | None = first
+        passed_over = 0
         while hint is not None:
             try:
-                await self._deliver(hint)
+                if self._state.begin_delivery(hint):
+                    await self._deliver(hint)
+                else:
+                    passed_over += 1
             finally:
                 self._dispatcher.done(hint.destination)
+            if passed_over >= PASSED_OVER_MAX:  # of a slot that was dropped, for instance
+                passed_over = 0
+                await asyncio.sleep(0)
             hint = None if self._stopping.is_set() else self._dispatcher.take()
 
     async def _deliver(self, hint: Hint) -> None:
-        if not self._state.begin_delivery(hint):
-            return
+        term = self._state.term(hint.slot)
         try:
-            record = await self._read(hint)
+            record = await self._read(hint, term)
             if record is None:
                 return
             started_ms = self._clock.now_ms()
             if started_ms < hint.due_ms:  # the wall clock was set back meanwhile
                 self._state.push(hint.slot, hint.id, record)
                 return
+            if not self._schedule.is_open(hint.slot):  # paused or dropped meanwhile
+                self._schedule.push(hint)
+                return
+            if not self._state.may_deliver():
+                await self._push_back(hint)
+                return
             outcome = await self._attempt(hint.id, record, started_ms)
             transition = decide(record, outcome, self._clock.now_ms(), self._policy, self._random())
-            await self._conclude(hint, record, transition)
+            if await self._conclude(hint, term, record, transition):
+                self._tell(hint.id, record, transition)
         finally:
             self._state.end_delivery(hint.id)
 
-    async def _read(self, hint: Hint) -> Record | None:
+    async def _read(self, hint: Hint, term: int) -> Record | None:
         """The record that a hint leads to; None if the hint is stale or nothing can be read."""
         try:
-            value = await self._storage.get(hint.slot, timer_key(hint.id))
-        except Unavailable:
-            await pause(self._stopping, STORAGE_PAUSE_S)
-            self._schedule.push(hint)
-            self._state.wake.set()
-            return None
-        except Fenced:
+            value = await self._state.read(hint.slot, timer_key(hint.id))
+        except (Unavailable, Fenced):
+            await self._push_back(hint)
             return None
         if value is None:  # cancelled or delivered meanwhile
-            await self._tidy(hint)
+            await self._tidy(hint, term)
             return None
         try:
             record = decode_record(value)
@@ -187,7 +198,17 @@ class Delivery:
             return None
         return record if record.next_ms == hint.due_ms else None
 
-    async def _tidy(self, hint: Hint) -> None:
+    async def _push_back(self, hint: Hint) -> None:
+        """It cannot be delivered now; unless its slot is dropped, it is tried again after a pause.
+
+        A claim that is lost for good is dropped by others; until then it may come back.
+        """
+        if self._schedule.is_open(hint.slot):
+            await pause(self._stopping, STORAGE_PAUSE_S)
+        self._schedule.push(hint)
+        self._state.wake.set()
+
+    async def _tidy(self, hint: Hint, term: int) -> None:
         """Remove a key of the due index that has outlived its record, which was damaged."""
         key = due_key(hint.due_ms, hint.id)
         try:
@@ -195,7 +216,7 @@ class Delivery:
         except (Unavailable, Fenced):
             return
         if left_over:
-            await self._commit(hint.slot, [(key, None)])
+            await self._commit(hint.slot, term, [(key, None)])
 
     async def _attempt(self, timer_id: str, record: Record, started_ms: int) -> Outcome:
         callback = record.callback
@@ -213,49 +234,75 @@ class Delivery:
             timeout_ms=timeout_ms,
             content_type=record.content_type,
         )
+        if self._state.events is not None:
+            self._state.events("execute", about(timer_id, record, attempt=info.attempt))
         return await self._attempts.attempt(transport, callback, record.payload, info)
 
-    async def _conclude(self, hint: Hint, record: Record, transition: Transition) -> None:
-        """Store what became of a timer, and take note if there is more to come."""
+    async def _conclude(
+        self, hint: Hint, term: int, record: Record, transition: Transition
+    ) -> bool:
+        """Store what became of a timer, and take note if there is more to come.
+
+        False if its slot was lost: then others deliver it again.
+        """
         writes = writes_delete(hint.id, record)
         if isinstance(transition, Rescheduled):
             writes += writes_put(hint.id, transition.record)
         elif isinstance(transition, Dead):
             writes.append((dead_key(hint.id), encode_record(transition.record)))
-            logger.warning(
-                "timer %s is a dead letter after %d attempts: %s",
-                hint.id,
-                transition.record.attempts,
-                transition.record.last_error,
-            )
-        await self._commit(hint.slot, writes)
+        if not await self._commit(hint.slot, term, writes):
+            return False
         if isinstance(transition, Rescheduled):
             self._state.push(hint.slot, hint.id, transition.record)
+        return True
+
+    def _tell(self, timer_id: str, record: Record, transition: Transition) -> None:
+        """What a delivery has come to."""
+        attempt = record.attempts + 1
+        if isinstance(transition, Dead):
+            error = transition.record.last_error
+            logger.warning(
+                "timer %s is a dead letter after %d attempts: %s", timer_id, attempt, error
+            )
+        events = self._state.events
+        if events is None:
+            return
+        if isinstance(transition, Gone):
+            events("success", about(timer_id, record, attempt=attempt))
+            return
+        fields = about(timer_id, record, attempt=attempt, error=transition.record.last_error)
+        events("fail", {**fields, "retry": isinstance(transition, Rescheduled)})
+        if isinstance(transition, Dead):
+            events("dead", fields)
 
     async def _put_off(self, hint: Hint) -> None:
         """Make room: a destination with a long backlog gets its timer later; no attempt counts."""
         if not self._state.begin_delivery(hint):
             return
+        term = self._state.term(hint.slot)
         try:
-            record = await self._read(hint)
+            record = await self._read(hint, term)
             if record is not None:
                 delay_ms = int(self._settings.backlog_delay_ms * (1 + self._random()))
                 later = replace(record, next_ms=self._clock.now_ms() + delay_ms)
-                await self._conclude(hint, record, Rescheduled(later))
+                await self._conclude(hint, term, record, Rescheduled(later))
         finally:
             self._state.end_delivery(hint.id)
 
-    async def _commit(self, slot: int, writes: Sequence[Write]) -> None:
+    async def _commit(self, slot: int, term: int, writes: Sequence[Write]) -> bool:
         """Store what has happened already: the storage is waited for, whatever it takes.
 
-        If it never comes back, the node stops. These writes may be repeated safely.
+        If it never comes back, the node stops. These writes may be repeated safely, but not when
+        the slot has been lost, even if it has come back: others may have changed the timer.
+
+        Returns:
+            Is it stored? If not, whoever has the slot then delivers the timer again.
         """
-        while True:
+        while self._state.term(slot) == term:
             try:
                 await self._storage.commit(slot, writes)
-            except Unavailable:
+            except (Unavailable, Fenced):
                 await asyncio.sleep(STORAGE_PAUSE_S)
-            except Fenced:
-                return  # the new holder delivers the timer again
             else:
-                return
+                return True
+        return False

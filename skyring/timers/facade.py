@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from skyring.errors import InvalidRequest
-from skyring.timers.pages import Page, TimerPages
+from skyring.timers.pages import Page, Pages
 from skyring.timers.request import TimerRequest, decode_request, find_defect
+from skyring.timers.routed import RoutedTimers
 from skyring.timers.service import TimerService
 from skyring.transports.base import Callback
 
@@ -20,7 +21,7 @@ __all__ = ["Timers"]
 class Timers:
     """What ``POST /timer`` and its siblings do, without HTTP. Errors are those of the service."""
 
-    def __init__(self, service: TimerService, pages: TimerPages) -> None:
+    def __init__(self, service: TimerService | RoutedTimers, pages: Pages) -> None:
         self._service = service
         self._pages = pages
 

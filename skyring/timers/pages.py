@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
+from abc import ABC, abstractmethod
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
-from heapq import heapify, heappop, heappush
+from itertools import chain
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
 from skyring.errors import InvalidRequest, NotFound
-from skyring.storage.base import Storage
+from skyring.timers.events import about
+from skyring.timers.parts import Part, PartKind, read_part
 from skyring.timers.record import (
+    DEAD_PREFIX,
+    DEAD_STOP,
     DUE_PREFIX,
     dead_key,
     decode_record,
     due_key,
-    split_due_key,
-    timer_key,
     view,
     writes_put,
 )
 from skyring.timers.schedule import DUE_STOP
 from skyring.timers.state import TimerState
 
-__all__ = ["Page", "TimerPages", "merged_scan"]
-
-READS_PER_TURN = 50
-"""Records read together: the most by which a page may exceed its bytes."""
-DEAD_START, DEAD_STOP = b"x/", b"x0"
+__all__ = ["Page", "Pages", "TimerPages"]
 
 
 class Page(NamedTuple):
@@ -39,59 +37,24 @@ class Page(NamedTuple):
     cursor: str | None
 
 
-class Found(NamedTuple):
-    """A key and its value in one slot; sorts by key."""
-
-    key: bytes
-    slot: int
-    value: bytes
-
-
-async def merged_scan(
-    storage: Storage, slots: Sequence[int], start: bytes, stop: bytes, limit: int
-) -> list[Found]:
-    """The first ``limit`` pairs of all slots together, in the order of their keys."""
-    chunk = 2 * limit // len(slots) + 1
-
-    async def read(slot: int, after: bytes) -> list[Found]:
-        pairs = await storage.scan(slot, after, stop, chunk)
-        return [Found(key, slot, value) for key, value in pairs]
-
-    buffers: dict[int, list[Found]] = {}
-    for slot, pairs in zip(
-        slots, await asyncio.gather(*(read(slot, start) for slot in slots)), strict=True
-    ):
-        buffers[slot] = pairs[::-1]  # popped from the end
-    more = {slot for slot, pairs in buffers.items() if len(pairs) == chunk}
-    heads = [pairs.pop() for pairs in buffers.values() if pairs]
-    heapify(heads)
-    found: list[Found] = []
-    while heads and len(found) < limit:
-        first = heappop(heads)
-        found.append(first)
-        buffer = buffers[first.slot]
-        if not buffer and first.slot in more:
-            pairs = await read(first.slot, first.key + b"\0")
-            buffers[first.slot] = buffer = pairs[::-1]
-            if len(pairs) < chunk:
-                more.discard(first.slot)
-        if buffer:
-            heappush(heads, buffer.pop())
-    return found
-
-
-class TimerPages:
-    """Lists of pending timers and of dead letters, and what can be done with the latter.
+class Pages(ABC):
+    """Lists of timers, put together of parts, and what can be done with dead letters.
 
     Args:
-        state: where they are.
-        page_bytes_max: records on one page; it ends early when it has more.
+        page_bytes_max: records on one page; it ends early when it would have more.
+        part_bytes_max: records in one part; None for as many as on the page.
+        part_entries_max: their number, likewise.
     """
 
-    def __init__(self, state: TimerState, page_bytes_max: int) -> None:
-        self._state = state
-        self._storage = state.storage
-        self._page_bytes_max = page_bytes_max
+    def __init__(
+        self,
+        page_bytes_max: int,
+        part_bytes_max: int | None = None,
+        part_entries_max: int | None = None,
+    ) -> None:
+        self.page_bytes_max = page_bytes_max
+        self._part_bytes_max = part_bytes_max
+        self._part_entries_max = part_entries_max
 
     async def pending(
         self,
@@ -108,8 +71,8 @@ class TimerPages:
 
         Raises:
             InvalidRequest: the cursor is none that a page gave.
+            Unavailable: they cannot all be read now.
         """
-        _check_limit(limit)
         start, stop = DUE_PREFIX, DUE_STOP
         if due_after_ms is not None:
             start = due_key(due_after_ms, "")
@@ -117,86 +80,134 @@ class TimerPages:
             stop = due_key(due_before_ms, "")
         if cursor is not None:
             start = max(start, _read_cursor(cursor, DUE_PREFIX))
-        found = await merged_scan(self._storage, range(self._state.slots), start, stop, limit)
-        timers: list[dict[str, Any]] = []
-        read_bytes = shown = 0
-        while shown < len(found) and read_bytes < self._page_bytes_max:
-            part = found[shown : shown + READS_PER_TURN]
-            ids = [split_due_key(item.key)[1] for item in part]
-            values = await asyncio.gather(
-                *(
-                    self._storage.get(item.slot, timer_key(timer_id))
-                    for item, timer_id in zip(part, ids, strict=True)
-                )
-            )
-            for timer_id, value in zip(ids, values, strict=True):
-                if value is not None:
-                    delivering = self._state.is_delivering(timer_id)
-                    timers.append(
-                        view(timer_id, value, "delivering" if delivering else "scheduled")
-                    )
-                    read_bytes += len(value)
-            shown += len(part)
-        return Page(timers, _cursor_after(found, shown, limit))
+        return await self._page("pending", start, stop, limit)
 
     async def dead_letters(self, limit: int, cursor: str | None = None) -> Page:
         """A page of dead letters by id.
 
         Raises:
             InvalidRequest: the cursor is none that a page gave.
+            Unavailable: they cannot all be read now.
         """
-        _check_limit(limit)
-        start = DEAD_START if cursor is None else _read_cursor(cursor, DEAD_START)
-        found = await merged_scan(self._storage, range(self._state.slots), start, DEAD_STOP, limit)
-        timers: list[dict[str, Any]] = []
-        read_bytes = 0
-        for item in found:
-            if read_bytes >= self._page_bytes_max:
-                break
-            timers.append(view(item.key[len(DEAD_START) :].decode(), item.value, "dead"))
-            read_bytes += len(item.value)
-        return Page(timers, _cursor_after(found, len(timers), limit))
+        start = DEAD_PREFIX if cursor is None else _read_cursor(cursor, DEAD_PREFIX)
+        return await self._page("dead", start, DEAD_STOP, limit)
 
+    @abstractmethod
     async def retry_dead_letter(self, timer_id: str) -> None:
         """Make a dead letter a pending timer again, due at once, with all its attempts.
 
         Raises:
             NotFound: no dead letter has this id.
         """
-        async with self._state.changing(timer_id):
-            slot = self._state.slot(timer_id)
-            record = decode_record(await self._dead(slot, timer_id))
-            again = replace(record, next_ms=self._state.clock.now_ms(), attempts=0)
-            writes = [(dead_key(timer_id), None), *writes_put(timer_id, again)]
-            await self._state.store(slot, timer_id, again, writes)
 
+    @abstractmethod
     async def delete_dead_letter(self, timer_id: str) -> None:
         """Forget a dead letter.
 
         Raises:
             NotFound: no dead letter has this id.
         """
+
+    @abstractmethod
+    async def _parts(
+        self, kind: PartKind, start: bytes, stop: bytes, limit: int, bytes_max: int
+    ) -> Sequence[Part]:
+        """Parts that together have every slot once, each with up to ``limit`` timers."""
+
+    async def _page(self, kind: PartKind, start: bytes, stop: bytes, limit: int) -> Page:
+        if limit < 1:
+            raise InvalidRequest("must be at least 1", "limit")
+        timers: list[dict[str, Any]] = []
+        left = self.page_bytes_max
+        while start < stop:
+            wanted = limit - len(timers)
+            entries_max = _least(wanted, self._part_entries_max)
+            bytes_max = _least(left, self._part_bytes_max)
+            is_whole = (entries_max, bytes_max) == (wanted, left)
+            parts = await self._parts(kind, start, stop, entries_max, bytes_max)
+            # Behind the end of the shortest part another one may have more than it shows.
+            end = min((part.end for part in parts if part.end is not None), default=None)
+            for item in sorted(chain(*(part.items for part in parts)), key=attrgetter("key")):
+                if end is not None and item.key >= end:
+                    break
+                if timers and item.size_bytes > left:
+                    return Page(timers, _cursor(item.key))
+                timers.append(view(item.id, item.value, item.state))
+                left = max(0, left - item.size_bytes)
+                if len(timers) == limit:
+                    return Page(timers, _cursor(item.key + b"\0"))
+            if end is None:
+                return Page(timers, None)
+            if timers and is_whole:
+                return Page(timers, _cursor(end))  # a part was cut where the page is full
+            start = end
+        return Page(timers, None)
+
+
+class TimerPages(Pages):
+    """The lists of one node that serves all slots, and its dead letters.
+
+    Args:
+        state: where they are.
+        page_bytes_max: records on one page; it ends early when it would have more.
+    """
+
+    def __init__(self, state: TimerState, page_bytes_max: int) -> None:
+        super().__init__(page_bytes_max)
+        self.clock = state.clock
+        self.slots = state.slots
+        self.slot = state.slot
+        self._state = state
+
+    async def retry_dead_letter(self, timer_id: str) -> None:
+        async with self._state.changing(timer_id):
+            slot = self._state.slot(timer_id)
+            record = decode_record(await self._dead(slot, timer_id))
+            again = replace(record, next_ms=self._state.clock.now_ms(), attempts=0)
+            writes = [(dead_key(timer_id), None), *writes_put(timer_id, again)]
+            await self._state.store(slot, timer_id, again, writes)
+        if self._state.events is not None:
+            self._state.events("retry", about(timer_id, again))
+
+    async def delete_dead_letter(self, timer_id: str) -> None:
         async with self._state.changing(timer_id):
             slot = self._state.slot(timer_id)
             await self._dead(slot, timer_id)
             await self._state.commit(slot, [(dead_key(timer_id), None)])
+        if self._state.events is not None:
+            self._state.events("delete", {"id": timer_id})
+
+    async def part(
+        self,
+        kind: PartKind,
+        slots: Sequence[int],
+        start: bytes,
+        stop: bytes,
+        limit: int,
+        bytes_max: int,
+    ) -> Part:
+        """The part of a page that is read here. Arguments and errors as of `read_part`."""
+        return await read_part(self._state, kind, slots, start, stop, limit, bytes_max)
+
+    async def _parts(
+        self, kind: PartKind, start: bytes, stop: bytes, limit: int, bytes_max: int
+    ) -> Sequence[Part]:
+        slots = range(self._state.slots)
+        return [await self.part(kind, slots, start, stop, limit, bytes_max)]
 
     async def _dead(self, slot: int, timer_id: str) -> bytes:
-        value = await self._storage.get(slot, dead_key(timer_id))
+        value = await self._state.read(slot, dead_key(timer_id))
         if value is None:
             raise NotFound(f"no dead letter has the id {timer_id!r}")
         return value
 
 
-def _check_limit(limit: int) -> None:
-    if limit < 1:
-        raise InvalidRequest("must be at least 1", "limit")
+def _least(number: int, bound: int | None) -> int:
+    return number if bound is None else min(number, bound)
 
 
-def _cursor_after(found: list[Found], shown: int, limit: int) -> str | None:
-    if shown == len(found) < limit:
-        return None
-    return urlsafe_b64encode(found[shown - 1].key + b"\0").decode().rstrip("=")
+def _cursor(key: bytes) -> str:
+    return urlsafe_b64encode(key).decode().rstrip("=")
 
 
 def _read_cursor(cursor: str, prefix: bytes) -> bytes:

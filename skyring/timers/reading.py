@@ -18,7 +18,7 @@ from skyring.timers.record import (
 from skyring.timers.schedule import Load
 from skyring.timers.state import TimerState
 
-__all__ = ["ROOM_PAUSE_S", "ReadAhead", "pause"]
+__all__ = ["ROOM_PAUSE_S", "STORAGE_PAUSE_S", "ReadAhead", "pause"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ STEPS_MS = (1, 3_000, 12_000)
 """How far all slots are read before any is read farther: when memory is full it holds the near."""
 PAUSE_S_MAX = 1.0
 """Longest pause, so that a wall clock set forward is noticed."""
+STORAGE_PAUSE_S = 0.2
+"""Pause before the storage is asked again while it is unavailable."""
 ROOM_PAUSE_S = 0.02
 """Pause before it is asked again whether there is room."""
 
@@ -51,48 +53,63 @@ class ReadAhead:
         """Keep the next half of the window in memory, and more when it is read anyway.
 
         Args:
-            stop: ends it.
+            stop: ends it, as soon as ``state.unread`` is set as well.
         """
         pause_s = min(PAUSE_S_MAX, self._window_ms / 2000)
+        unread = self._state.unread
         while not stop.is_set():
+            unread.clear()
             now_ms = self._clock.now_ms()
+            could_read = True
             if self._schedule.behind(now_ms + self._window_ms // 2):
-                await self._load(now_ms)
-            for slot in sorted(self._storage.damage.slots):
+                could_read = await self._load(now_ms)
+            for slot in sorted(filter(self._schedule.is_open, self._storage.damage.slots)):
                 if not stop.is_set() and await self._reindex(slot):
                     self._storage.damage.slots.discard(slot)
-            if self._schedule.behind(now_ms):  # memory is full of what is due already
-                await self._wait_for_room(stop, pause_s)
+            if not could_read:
+                await pause(unread, min(pause_s, STORAGE_PAUSE_S))
+            elif self._schedule.behind(now_ms):  # memory is full of what is due already
+                await self._wait_for_room(pause_s)
             else:
-                await pause(stop, pause_s)
+                await pause(unread, pause_s)
 
-    async def _wait_for_room(self, stop: asyncio.Event, pause_s: float) -> None:
+    async def _wait_for_room(self, pause_s: float) -> None:
         for _ in range(1 + int(pause_s / ROOM_PAUSE_S)):
-            await pause(stop, ROOM_PAUSE_S)
-            if self._schedule.has_room():
+            await pause(self._state.unread, ROOM_PAUSE_S)
+            if self._schedule.has_room() or self._state.unread.is_set():
                 return
 
-    async def _load(self, now_ms: int) -> None:
-        """Read all slots up to the end of the window, the near future of all before the far one."""
+    async def _load(self, now_ms: int) -> bool:
+        """Read all slots up to the end of the window, the near future of all before the far one.
+
+        It ends early when slots have come, whose near future goes before the far one of others.
+        False if a slot could not be read.
+        """
+        away: set[int] = set()
         for ahead_ms in (*STEPS_MS, self._window_ms):
             until_ms = now_ms + min(ahead_ms, self._window_ms)
-            while behind := self._schedule.behind(until_ms):
+            while behind := [s for s in self._schedule.behind(until_ms) if s not in away]:
                 for slot in behind:
-                    await self._load_slot(slot, until_ms)
-                if self._schedule.behind(until_ms) and not self._schedule.make_room(until_ms):
-                    return  # memory is full of what is nearer, or the storage is away
+                    if not await self._load_slot(slot, until_ms):
+                        away.add(slot)
+                    if self._state.unread.is_set():
+                        return not away
+                all_read = away.issuperset(self._schedule.behind(until_ms))
+                if not all_read and not self._schedule.make_room(until_ms):
+                    return not away  # memory is full of what is nearer
+        return not away
 
-    async def _load_slot(self, slot: int, until_ms: int) -> None:
+    async def _load_slot(self, slot: int, until_ms: int) -> bool:
         while (load := self._schedule.begin_load(slot, until_ms, LOAD_MAX)) is not None:
             try:
                 self._schedule.end_load(load, await self._scan(load))
-            except Fenced:
-                self._schedule.drop_slot(slot)
-            except Unavailable as error:
+            except (Unavailable, Fenced) as error:
+                # A claim that is lost for good is dropped by others; until then it may come back.
                 self._schedule.abort_load(load)
                 logger.debug("slot %d cannot be read: %s", slot, error)
-                return
+                return False
             self._state.wake.set()
+        return True
 
     async def _reindex(self, slot: int) -> bool:
         """Write the due index of a slot anew: damage in it must not keep timers from firing.
@@ -129,8 +146,8 @@ class ReadAhead:
                 await self._state.store(slot, timer_id, record, [entry])
 
 
-async def pause(stop: asyncio.Event, seconds: float) -> None:
-    """Sleep, unless it is time to stop."""
+async def pause(until: asyncio.Event, seconds: float) -> None:
+    """Sleep, but not after the event."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            await stop.wait()
+            await until.wait()

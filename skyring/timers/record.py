@@ -16,6 +16,8 @@ from skyring.storage.base import Write
 from skyring.transports.base import Callback
 
 __all__ = [
+    "DEAD_PREFIX",
+    "DEAD_STOP",
     "DUE_PREFIX",
     "TIMER_PREFIX",
     "TIMER_STOP",
@@ -41,7 +43,7 @@ VERSION = b"\x01"
 DUE_PREFIX = b"d/"
 TIMER_PREFIX, TIMER_STOP = b"t/", b"t0"
 """Records of pending timers: where their keys begin and end."""
-DEAD_PREFIX = b"x/"
+DEAD_PREFIX, DEAD_STOP = b"x/", b"x0"
 DUE_BYTES = 8
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -5,10 +5,14 @@ Pure: it decides what to read and what is due; reading and delivering is done by
 Every slot has a low-water mark, a key of its due index. What lies below it is in the heap here, is
 being delivered, or is gone; what lies above is only in the storage. A hint in the heap is never
 more than a hint: it may be stale or double, and the record decides when it is due.
+
+Slots come and go. One that is paused keeps its mark but no hints: each of them lowers the mark
+instead, so that all are read again when the slot is resumed, and a pause takes no memory.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
@@ -40,24 +44,53 @@ class Schedule:
 
     def __init__(self, scheduled_max: int) -> None:
         self._scheduled_max = scheduled_max
-        self._heap: list[Hint] = []
+        self._heap: list[Hint] = []  # only of slots that are served and not paused
         self._marks: dict[int, bytes] = {}
         self._marks_ms: dict[int, int] = {}  # the time in each mark
+        self._paused: set[int] = set()
+        self._terms: dict[int, int] = {}
+        self._terms_begun = 0
 
     def __len__(self) -> int:
         return len(self._heap)
 
-    def add_slot(self, slot: int) -> None:
-        """Begin to serve a slot; nothing of it has been read yet."""
-        if slot not in self._marks:
-            self._set_mark(slot, due_key(0, ""))
+    def serve(self, slots: Iterable[int]) -> None:
+        """Begin to serve slots; nothing of them has been read yet. Others stay as they are."""
+        for slot in slots:
+            if slot not in self._marks:
+                self._terms_begun += 1
+                self._terms[slot] = self._terms_begun
+                self._set_mark(slot, due_key(0, ""))
 
-    def drop_slot(self, slot: int) -> None:
-        """Serve a slot no more."""
-        if self._marks.pop(slot, None) is not None:
-            del self._marks_ms[slot]
-            self._heap = [hint for hint in self._heap if hint.slot != slot]
-            heapify(self._heap)
+    def pause(self, slots: Iterable[int]) -> None:
+        """Give no hints of these slots, until they are resumed."""
+        paused = {slot for slot in slots if slot in self._marks} - self._paused
+        self._paused |= paused
+        first: dict[int, Hint] = {}
+        for hint in self._take_out(paused):
+            if hint.slot not in first or hint < first[hint.slot]:
+                first[hint.slot] = hint
+        self._drop(first.values())
+
+    def resume(self, slots: Iterable[int]) -> None:
+        """Give hints of paused slots again, once they have been read."""
+        self._paused.difference_update(slots)
+
+    def drop(self, slots: Iterable[int]) -> None:
+        """Serve slots no more, and forget what is known of them."""
+        dropped = {slot for slot in slots if slot in self._marks}
+        self._take_out(dropped - self._paused)
+        self._paused -= dropped
+        for slot in dropped:
+            del self._marks[slot], self._marks_ms[slot], self._terms[slot]
+
+    def term(self, slot: int) -> int:
+        """A number that is another one each time that a slot is served anew; 0 while it is not."""
+        return self._terms.get(slot, 0)
+
+    def is_open(self, slot: int) -> bool:
+        """Is a slot served, and not paused?"""
+        return slot in self._marks and slot not in self._paused
 
     def is_beyond(self, slot: int, due_ms: int) -> bool:
         """Would `push` certainly leave this timer to the storage? A cheap look before it."""
@@ -66,8 +99,11 @@ class Schedule:
     def push(self, hint: Hint) -> bool:
         """Take note of a timer that was stored; True if it is now the first one due."""
         mark = self._marks.get(hint.slot)
-        if mark is None or due_key(hint.due_ms, hint.id) >= mark:
+        if mark is None or (key := due_key(hint.due_ms, hint.id)) >= mark:
             return False  # it will be read from the storage in time
+        if hint.slot in self._paused:
+            self._set_mark(hint.slot, key)
+            return False
         heappush(self._heap, hint)
         if len(self._heap) > self._scheduled_max * OVERFLOW:
             self._drop_latest()
@@ -88,7 +124,8 @@ class Schedule:
     def behind(self, until_ms: int) -> list[int]:
         """Slots that have not been read up to ``until_ms``, the farthest behind first."""
         stop = due_key(until_ms, "")
-        return sorted((s for s, mark in self._marks.items() if mark < stop), key=self._marks.get)  # type: ignore[arg-type]
+        behind = ((mark, slot) for slot, mark in self._marks.items() if mark < stop)
+        return [slot for _, slot in sorted(behind) if slot not in self._paused]
 
     def has_room(self) -> bool:
         """Is it worth while to read more?"""
@@ -115,7 +152,7 @@ class Schedule:
         and cannot fall between the reading and the mark.
         """
         start, stop = self._marks.get(slot), due_key(until_ms, "")
-        if start is None or start >= stop:
+        if start is None or start >= stop or slot in self._paused:
             return None
         space = self._scheduled_max - len(self._heap)
         if space <= 0:
@@ -125,7 +162,8 @@ class Schedule:
 
     def end_load(self, load: Load, found: list[Hint]) -> None:
         """Take over what was read; if it was cut by the limit, the mark goes back to its end."""
-        if load.slot not in self._marks:
+        if not self.is_open(load.slot):
+            self.abort_load(load)
             return
         if len(found) >= load.limit:
             last = found[-1]
@@ -134,7 +172,7 @@ class Schedule:
             heappush(self._heap, hint)
 
     def abort_load(self, load: Load) -> None:
-        """The reading failed: it has to be done again."""
+        """The reading failed, or nobody wants it now: it has to be done again."""
         if load.slot in self._marks:
             self._lower(load.slot, load.start)
 
@@ -150,6 +188,16 @@ class Schedule:
         self._drop(self._heap[self._scheduled_max :])
         del self._heap[self._scheduled_max :]
 
-    def _drop(self, hints: list[Hint]) -> None:
+    def _take_out(self, slots: Collection[int]) -> list[Hint]:
+        """Remove the hints of some slots from the heap, and return them."""
+        if not slots:
+            return []
+        out = [hint for hint in self._heap if hint.slot in slots]
+        if out:
+            self._heap = [hint for hint in self._heap if hint.slot not in slots]
+            heapify(self._heap)
+        return out
+
+    def _drop(self, hints: Iterable[Hint]) -> None:
         for hint in hints:
             self._lower(hint.slot, due_key(hint.due_ms, hint.id))

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from contextlib import suppress
+from typing import Any, Literal, NamedTuple
 
 from msgspec import UNSET
 
-from skyring.errors import (
-    Conflict,
-    DeliveryInProgress,
-    InvalidRequest,
-    NotFound,
-    SkyringError,
-)
+from skyring.errors import Conflict, DeliveryInProgress, NotFound, SkyringError
 from skyring.settings import DeliverySettings, RetrySettings
+from skyring.storage.base import Write
+from skyring.timers.events import about
 from skyring.timers.ids import IdSource
+from skyring.timers.preparing import Preparer
 from skyring.timers.record import (
     Record,
     dead_key,
@@ -27,20 +24,16 @@ from skyring.timers.record import (
     writes_delete,
     writes_put,
 )
-from skyring.timers.request import BulkEntry, TimerRequest, check_id, due_of, payload_of
-from skyring.timers.retry import REASON_CHARS_MAX
+from skyring.timers.request import BulkEntry, TimerRequest, check_id
 from skyring.timers.state import TimerState
-from skyring.transports.base import Callback, Transport
+from skyring.transports.base import Transport
 
-__all__ = ["Created", "TimerService"]
-
-logger = logging.getLogger(__name__)
-
-DESTINATION_CHARS_MAX = 1_000
-"""More is no name of a receiver."""
+__all__ = ["ENTRIES_PER_TURN", "Created", "NewTimer", "Stored", "TimerService"]
 
 ENTRIES_PER_TURN = 200
 """Bulk entries prepared before others get the event loop, so that no delivery is late for them."""
+COMMIT_BYTES_MAX = 256 << 10
+"""Writes in one commit of a bulk create: a commit may have to travel in one message."""
 
 
 class Created(NamedTuple):
@@ -50,8 +43,24 @@ class Created(NamedTuple):
     new: bool
 
 
+class NewTimer(NamedTuple):
+    """A timer that is to be stored: a request that was checked."""
+
+    id: str
+    record: Record
+    named: bool
+    """Was the id given by the user, so that the timer may be there already?"""
+
+
+class Stored(NamedTuple):
+    """A timer as it is in the storage."""
+
+    state: Literal["scheduled", "delivering", "dead"]
+    value: bytes
+
+
 class TimerService:
-    """Timers as their users see them.
+    """Timers as their users see them, those of the slots that this node holds.
 
     Args:
         state: what is shared with the delivery.
@@ -67,12 +76,13 @@ class TimerService:
         delivery: DeliverySettings,
         retry: RetrySettings,
     ) -> None:
+        self.clock = state.clock
+        self.slots = state.slots
         self._state = state
         self._storage = state.storage
-        self._transports = transports
-        self._delivery = delivery
-        self._retry = retry
         self._ids = IdSource()
+        self.prepare = Preparer(state.clock, transports, delivery, retry).prepare
+        """The record of a request, checked in every respect; raises InvalidRequest."""
 
     async def create(self, request: TimerRequest, timer_id: str | None = None) -> Created:
         """Store a timer; it is durable when this returns.
@@ -93,6 +103,8 @@ class TimerService:
         timer_id = self._ids.new(record.created_ms)
         slot = self._state.slot(timer_id)
         await self._state.store(slot, timer_id, record, writes_put(timer_id, record))
+        if self._state.events is not None:
+            self._state.events("create", about(timer_id, record))
         return Created(timer_id, True)
 
     async def create_many(
@@ -102,32 +114,10 @@ class TimerService:
 
         An entry that could not be decoded is passed as the error, which becomes its result.
         """
-        results: list[Created | SkyringError | None] = [None] * len(entries)
-        slots: dict[int, list[tuple[int, str, Record]]] = {}
-        for index, entry in enumerate(entries):
-            if index % ENTRIES_PER_TURN == ENTRIES_PER_TURN - 1:
-                await asyncio.sleep(0)
-            try:
-                if isinstance(entry, SkyringError):
-                    raise entry
-                if entry.id is not UNSET:
-                    continue  # looked after below, one by one
-                record = self.prepare(entry)
-            except SkyringError as error:
-                results[index] = error
-            else:
-                timer_id = self._ids.new(record.created_ms)
-                slots.setdefault(self._state.slot(timer_id), []).append((index, timer_id, record))
-        await asyncio.gather(*(self._store_many(*item, results) for item in slots.items()))
-        for start in range(0, len(entries), ENTRIES_PER_TURN):
-            await asyncio.gather(
-                *(
-                    self._create_entry(index, entry, results)
-                    for index, entry in enumerate(entries[start : start + ENTRIES_PER_TURN], start)
-                    if isinstance(entry, BulkEntry) and entry.id is not UNSET
-                )
-            )
-        return [result for result in results if result is not None]
+        prepared = await self.prepare_many(entries)
+        news = [entry for entry in prepared if isinstance(entry, NewTimer)]
+        results = iter(await self.add_many(news))
+        return [next(results) if isinstance(entry, NewTimer) else entry for entry in prepared]
 
     async def update(self, timer_id: str, request: TimerRequest) -> None:
         """Replace a pending timer as a whole, or leave it as it was.
@@ -138,11 +128,7 @@ class TimerService:
             DeliveryInProgress: too late.
             Unavailable: it is as it was (Uncertain: it is either as it was or as requested).
         """
-        record = self.prepare(request)
-        async with self._state.changing(timer_id):
-            slot, old = await self._pending(timer_id)
-            writes = writes_delete(timer_id, old) + writes_put(timer_id, record)
-            await self._state.store(slot, timer_id, record, writes)
+        await self.replace(timer_id, self.prepare(request))
 
     async def cancel(self, timer_id: str) -> None:
         """Remove a pending timer; when this returns no delivery of it can begin any more.
@@ -155,6 +141,8 @@ class TimerService:
         async with self._state.changing(timer_id):
             slot, old = await self._pending(timer_id)
             await self._state.commit(slot, writes_delete(timer_id, old))
+        if self._state.events is not None:
+            self._state.events("cancel", about(timer_id, old))
 
     async def get(self, timer_id: str) -> dict[str, Any]:
         """A timer, pending or dead, as the API shows it.
@@ -162,62 +150,121 @@ class TimerService:
         Raises:
             NotFound: there is none with this id.
         """
-        slot = self._state.slot(timer_id)
-        value = await self._storage.get(slot, timer_key(timer_id))
-        if value is not None:
-            state = "delivering" if self._state.is_delivering(timer_id) else "scheduled"
-            return view(timer_id, value, state)
-        value = await self._storage.get(slot, dead_key(timer_id))
-        if value is not None:
-            return view(timer_id, value, "dead")
-        raise NotFound(f"no timer has the id {timer_id!r}")
+        stored = await self.find(timer_id)
+        return view(timer_id, stored.value, stored.state)
 
-    def prepare(self, request: TimerRequest) -> Record:
-        """The record of a request, checked in every respect.
+    # The same with requests that have been prepared, perhaps by another node
+
+    def slot(self, timer_id: str) -> int:
+        """The slot of a timer."""
+        return self._state.slot(timer_id)
+
+    def wanted(self, request: TimerRequest, timer_id: str | None) -> NewTimer:
+        """What a request to create a timer wants to have stored.
 
         Raises:
             InvalidRequest: naming the field at fault.
         """
-        now_ms = self._state.clock.ceil_ms()
-        due_ms, timeout_ms = due_of(request, now_ms)
-        data_kind, payload = payload_of(request)
-        callback = request.callback
-        transport = self._transports.get(callback.transport)
-        if transport is None:
-            raise InvalidRequest(
-                f"no transport of this name is loaded; there are: {', '.join(self._transports)}",
-                "callback.transport",
-            )
-        destination = _destination(transport, callback)
-        if callback.retry is not None or callback.timeout_ms is not None:
-            self._check_limits(callback)
-        return Record(
-            created_ms=now_ms,
-            due_ms=due_ms,
-            next_ms=due_ms,
-            timeout_ms=timeout_ms,
-            data_kind=data_kind,
-            payload=payload,
-            callback=callback,
-            destination=destination,
-        )
+        if timer_id is not None:
+            check_id(timer_id)
+        record = self.prepare(request)
+        if timer_id is not None:
+            return NewTimer(timer_id, record, True)
+        return NewTimer(self._ids.new(record.created_ms), record, False)
 
-    def _check_limits(self, callback: Callback) -> None:
-        own = callback.retry
-        limits = [("callback.timeout_ms", callback.timeout_ms, self._delivery.timeout_ms_max)]
-        if own is not None:
-            limits += [
-                ("callback.retry.attempts", own.attempts, self._retry.attempts_max),
-                ("callback.retry.backoff_ms", own.backoff_ms, self._retry.max_ms_max),
-                ("callback.retry.max_ms", own.max_ms, self._retry.max_ms_max),
-            ]
-        for field, value, largest in limits:
-            if value is not None and not 1 <= value <= largest:
-                raise InvalidRequest(f"must be a whole number from 1 to {largest}", field)
+    async def prepare_many(
+        self, entries: Sequence[BulkEntry | SkyringError]
+    ) -> list[NewTimer | SkyringError]:
+        """What many requests want to have stored, or what is wrong with them, in order."""
+        prepared: list[NewTimer | SkyringError] = []
+        for index, entry in enumerate(entries):
+            if index % ENTRIES_PER_TURN == ENTRIES_PER_TURN - 1:
+                await asyncio.sleep(0)
+            try:
+                if isinstance(entry, SkyringError):
+                    raise entry
+                timer_id = None if entry.id is UNSET else str(entry.id)
+                prepared.append(self.wanted(entry, timer_id))
+            except SkyringError as error:
+                prepared.append(error)
+        return prepared
+
+    async def add(self, timer: NewTimer, *, repeated: bool = False) -> Created:
+        """Store a timer. Errors are those of `create`.
+
+        Args:
+            repeated: it may have been stored by the same request already.
+        """
+        timer_id, record, named = timer
+        if named:
+            return await self._create_named(timer_id, record)
+        if repeated:
+            with suppress(Conflict):  # nobody else has made this id: it is dead, or was updated
+                await self._create_named(timer_id, record)
+            return Created(timer_id, True)
+        slot = self._state.slot(timer_id)
+        await self._state.store(slot, timer_id, record, writes_put(timer_id, record))
+        if self._state.events is not None:
+            self._state.events("create", about(timer_id, record))
+        return Created(timer_id, True)
+
+    async def add_many(
+        self, timers: Sequence[NewTimer], *, repeated: bool = False
+    ) -> list[Created | SkyringError]:
+        """Store many timers with few commits; one result for each, in order.
+
+        Args:
+            repeated: they may have been stored by the same request already.
+        """
+        results: list[Created | SkyringError | None] = [None] * len(timers)
+        slots: dict[int, list[int]] = {}
+        singly: list[int] = []
+        for index, timer in enumerate(timers):
+            if index % ENTRIES_PER_TURN == ENTRIES_PER_TURN - 1:
+                await asyncio.sleep(0)
+            if timer.named or repeated:
+                singly.append(index)
+            else:
+                slots.setdefault(self._state.slot(timer.id), []).append(index)
+        await asyncio.gather(
+            *(self._store_many(slot, timers, chosen, results) for slot, chosen in slots.items())
+        )
+        for start in range(0, len(singly), ENTRIES_PER_TURN):
+            chosen = singly[start : start + ENTRIES_PER_TURN]
+            await asyncio.gather(
+                *(self._add_to(results, index, timers[index], repeated) for index in chosen)
+            )
+        return [result for result in results if result is not None]
+
+    async def replace(self, timer_id: str, record: Record) -> None:
+        """Put a record in the place of a pending timer's. Errors are those of `update`."""
+        async with self._state.changing(timer_id):
+            slot, old = await self._pending(timer_id)
+            writes = writes_delete(timer_id, old) + writes_put(timer_id, record)
+            await self._state.store(slot, timer_id, record, writes)
+        if self._state.events is not None:
+            self._state.events("update", about(timer_id, record))
+
+    async def find(self, timer_id: str) -> Stored:
+        """A timer, pending or dead, as it is stored.
+
+        Raises:
+            NotFound: there is none with this id.
+        """
+        slot = self._state.slot(timer_id)
+        value = await self._storage.get(slot, timer_key(timer_id))
+        if value is not None:
+            return Stored(
+                "delivering" if self._state.is_delivering(timer_id) else "scheduled", value
+            )
+        value = await self._storage.get(slot, dead_key(timer_id))
+        if value is not None:
+            return Stored("dead", value)
+        raise NotFound(f"no timer has the id {timer_id!r}")
 
     async def _pending(self, timer_id: str) -> tuple[int, Record]:
         slot = self._state.slot(timer_id)
-        value = await self._storage.get(slot, timer_key(timer_id))
+        value = await self._state.read(slot, timer_key(timer_id))
         if value is None:
             raise NotFound(f"no timer has the id {timer_id!r}")
         return slot, decode_record(value)
@@ -225,26 +272,58 @@ class TimerService:
     async def _store_many(
         self,
         slot: int,
-        timers: list[tuple[int, str, Record]],
+        timers: Sequence[NewTimer],
+        chosen: list[int],
         results: list[Created | SkyringError | None],
     ) -> None:
-        writes = [write for _, timer_id, record in timers for write in writes_put(timer_id, record)]
+        """Store timers of one slot, with one commit unless they are large."""
+        commits = []
+        batch: list[int] = []
+        writes: list[Write] = []
+        size = 0
+        for index in chosen:
+            more = writes_put(timers[index].id, timers[index].record)
+            more_bytes = sum(len(key) + len(value or b"") for key, value in more)
+            if batch and size + more_bytes > COMMIT_BYTES_MAX:
+                commits.append(self._store_batch(slot, timers, batch, writes, results))
+                batch, writes, size = [], [], 0
+            batch.append(index)
+            writes += more
+            size += more_bytes
+        commits.append(self._store_batch(slot, timers, batch, writes, results))
+        await asyncio.gather(*commits)
+
+    async def _store_batch(
+        self,
+        slot: int,
+        timers: Sequence[NewTimer],
+        batch: list[int],
+        writes: list[Write],
+        results: list[Created | SkyringError | None],
+    ) -> None:
         error: SkyringError | None = None
         try:
             await self._state.commit(slot, writes)
         except SkyringError as failure:
             error = failure
         finally:
-            for _, timer_id, record in timers:
-                self._state.push(slot, timer_id, record)
-        for index, timer_id, _ in timers:
-            results[index] = Created(timer_id, True) if error is None else error
+            for index in batch:
+                self._state.push(slot, timers[index].id, timers[index].record)
+        for index in batch:
+            timer = timers[index]
+            results[index] = Created(timer.id, True) if error is None else error
+            if error is None and self._state.events is not None:
+                self._state.events("create", about(timer.id, timer.record))
 
-    async def _create_entry(
-        self, index: int, entry: BulkEntry, results: list[Created | SkyringError | None]
+    async def _add_to(
+        self,
+        results: list[Created | SkyringError | None],
+        index: int,
+        timer: NewTimer,
+        repeated: bool,
     ) -> None:
         try:
-            results[index] = await self.create(entry, str(entry.id))
+            results[index] = await self.add(timer, repeated=repeated)
         except SkyringError as error:
             results[index] = error
 
@@ -262,49 +341,17 @@ class TimerService:
 
     async def _create_once(self, slot: int, timer_id: str, record: Record) -> Created:
         pending, dead = await asyncio.gather(
-            self._storage.get(slot, timer_key(timer_id)),
-            self._storage.get(slot, dead_key(timer_id)),
+            self._state.read(slot, timer_key(timer_id)),
+            self._state.read(slot, dead_key(timer_id)),
         )
         if pending is not None:
             return _existing(timer_id, record, decode_record(pending))
         if dead is not None:
             raise Conflict(f"{timer_id!r} is a dead letter; retry it or delete it first")
         await self._state.store(slot, timer_id, record, writes_put(timer_id, record))
+        if self._state.events is not None:
+            self._state.events("create", about(timer_id, record))
         return Created(timer_id, True)
-
-
-def _destination(transport: Transport, callback: Callback) -> str:
-    """Have a callback checked by its transport, which may be anybody's code.
-
-    Its ValueError is about the callback, as InvalidRequest is; other errors are faults of its own.
-    """
-    destination: object
-    try:
-        transport.check(callback)
-        destination = transport.destination(callback)
-    except SkyringError:
-        raise
-    except ValueError as error:
-        reason = str(error)[:REASON_CHARS_MAX].encode("utf-8", "replace").decode()
-        raise InvalidRequest(reason or "it cannot be used", "callback") from error
-    except (KeyboardInterrupt, GeneratorExit):
-        raise
-    except BaseException as error:
-        logger.exception("the transport %s cannot check a callback", transport.name)
-        raise InvalidRequest(
-            f"the transport {transport.name} cannot check it ({type(error).__name__})", "callback"
-        ) from error
-    if type(destination) is not str or not _can_be_kept(destination):
-        raise InvalidRequest(f"the transport {transport.name} names no destination", "callback")
-    if destination.startswith(transport.name):
-        return destination
-    return f"{transport.name}:{destination}"  # two transports may use the same words
-
-
-def _can_be_kept(destination: str) -> bool:
-    return len(destination) <= DESTINATION_CHARS_MAX and (
-        destination.isascii() or destination.encode("utf-8", "replace").decode() == destination
-    )
 
 
 def _existing(timer_id: str, wanted: Record, found: Record) -> Created:

@@ -3,28 +3,38 @@
 One id is worked on by one change or one delivery at a time. That is what makes the answer to a
 cancel true: while a delivery is under way there is no cancelling, and while a cancel is under way
 no delivery begins.
+
+Slots come and go while their timers are worked on. What was read while a slot was served must not
+be written when it is served anew: another node may have changed it meanwhile. Each time has its
+number, the term of the slot, by which that is noticed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from skyring.clock import Clock
-from skyring.errors import DeliveryInProgress, SkyringError
+from skyring.errors import DeliveryInProgress, Fenced, SkyringError
 from skyring.storage.base import Storage, Write
+from skyring.timers.events import Events
 from skyring.timers.record import Hint, Record, timer_slot
 from skyring.timers.schedule import Schedule
 
 __all__ = ["TimerState"]
 
 
+def _always() -> bool:
+    return True
+
+
 class _Work:
     """A change or a delivery of one timer."""
 
-    def __init__(self, *, delivery: bool) -> None:
-        self.delivery = delivery
+    def __init__(self, delivery_in: int | None = None) -> None:
+        self.delivery_in = delivery_in
+        """The slot, if it is a delivery."""
         self.passed_over: list[Hint] = []
         self.ended: asyncio.Event | None = None  # made when somebody waits
 
@@ -37,16 +47,80 @@ class TimerState:
         clock: what time it is.
         slots: partitions of the key space.
         scheduled_max: timers held in memory.
+        may_deliver: may this node act on its claims now? Asked before each delivery.
+        events: told what happens to timers.
     """
 
-    def __init__(self, storage: Storage, clock: Clock, slots: int, scheduled_max: int) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        clock: Clock,
+        slots: int,
+        scheduled_max: int,
+        may_deliver: Callable[[], bool] = _always,
+        events: Events | None = None,
+    ) -> None:
         self.storage = storage
         self.clock = clock
         self.slots = slots
         self.schedule = Schedule(scheduled_max)
+        self.may_deliver = may_deliver
+        self.events = events
         self.wake = asyncio.Event()
         """Set when the first due time has changed."""
+        self.unread = asyncio.Event()
+        """Set when there are slots that have not been read at all."""
         self._work: dict[str, _Work] = {}
+
+    # Slots that come and go
+
+    def serve(self, slots: Iterable[int]) -> None:
+        """Begin to deliver the timers of slots that the storage has acquired.
+
+        A slot that comes back begins afresh. One that is served already goes on as it is.
+        """
+        self.schedule.serve(slots)
+        self.unread.set()
+
+    def pause(self, slots: Iterable[int]) -> None:
+        """Begin no further delivery in these slots; changes go on, and no timer is forgotten."""
+        self.schedule.pause(slots)
+
+    def resume(self, slots: Iterable[int]) -> None:
+        """Deliver the timers of paused slots again."""
+        self.schedule.resume(slots)
+        self.unread.set()
+
+    async def drained(self, slots: Iterable[int], timeout_s: float) -> set[int]:
+        """Those of some paused slots that have no delivery under way.
+
+        Args:
+            timeout_s: how long the others are waited for.
+        """
+        wanted = set(slots)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while under_way := self._deliveries(wanted):
+                    for work in under_way:
+                        await self._wait(work)
+        return wanted - {work.delivery_in for work in self._deliveries(wanted)}
+
+    def drop(self, slots: Iterable[int]) -> None:
+        """Deliver the timers of these slots no more: the claims on them are lost or given back.
+
+        Until this is called the loss of a claim is taken for passing, and its timers are tried
+        again. What a delivery that is under way comes to is not written.
+        """
+        self.schedule.drop(slots)
+
+    def term(self, slot: int) -> int:
+        """A number that is another one each time that a slot is served anew; 0 while it is not."""
+        return self.schedule.term(slot)
+
+    def _deliveries(self, slots: set[int]) -> list[_Work]:
+        return [work for work in self._work.values() if work.delivery_in in slots]
+
+    # Storage and schedule
 
     def slot(self, timer_id: str) -> int:
         """The slot of a timer."""
@@ -83,10 +157,24 @@ class TimerState:
                 await self.storage.commit(slot, ())  # commits end in the order of their beginning
             raise
 
+    async def read(self, slot: int, key: bytes) -> bytes | None:
+        """Read what a change is about to be based on; the commit must follow without a pause.
+
+        Raises:
+            Fenced: also if the slot was lost meanwhile, and has come back.
+        """
+        term = self.schedule.term(slot)
+        value = await self.storage.get(slot, key)
+        if self.schedule.term(slot) != term:
+            raise Fenced(f"slot {slot} was lost while it was read")
+        return value
+
+    # Who works on which timer
+
     def is_delivering(self, timer_id: str) -> bool:
         """Is a delivery of this timer under way?"""
         work = self._work.get(timer_id)
-        return work is not None and work.delivery
+        return work is not None and work.delivery_in is not None
 
     def is_idle(self, timer_id: str) -> bool:
         """Does nobody work on this timer?"""
@@ -96,13 +184,16 @@ class TimerState:
         """Claim a due timer for delivery; False if it is being changed or delivered already.
 
         A hint that is passed over comes back when that work has ended: if the timer is still due
-        then, it must not be forgotten.
+        then, it must not be forgotten. That of a paused slot comes back when it is resumed.
         """
+        if not self.schedule.is_open(hint.slot):
+            self.schedule.push(hint)
+            return False
         work = self._work.get(hint.id)
         if work is not None:
             work.passed_over.append(hint)
             return False
-        self._work[hint.id] = _Work(delivery=True)
+        self._work[hint.id] = _Work(hint.slot)
         return True
 
     def end_delivery(self, timer_id: str) -> None:
@@ -117,10 +208,10 @@ class TimerState:
             DeliveryInProgress: a delivery has begun.
         """
         while (work := self._work.get(timer_id)) is not None:
-            if work.delivery:
+            if work.delivery_in is not None:
                 raise DeliveryInProgress(f"timer {timer_id} is being delivered")
             await self._wait(work)
-        self._work[timer_id] = _Work(delivery=False)
+        self._work[timer_id] = _Work()
         try:
             yield
         finally:

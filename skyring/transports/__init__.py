@@ -10,8 +10,8 @@ from skyring.transports.base import (
     Transport,
     TransportOptions,
 )
-from skyring.transports.tasks import end_tasks
-from skyring.transports.tls import client_tls
+from skyring.tasks import end_tasks
+from skyring.tls import client_tls
 from skyring.transports.wire import delivery_headers, envelope, outcome_of_answer
 
 __all__ = [

@@ -31,6 +31,13 @@ class FaultyLog(Log):
     async def open(self) -> None:
         pass
 
+    async def check(self) -> None:
+        pass
+
+    @property
+    def identity(self) -> str:
+        return self._inner.identity
+
     async def append(self, slot: int, data: bytes, expected: int) -> int:
         self.appends += 1
         fault = self.faults.popleft() if self.faults else "fine"

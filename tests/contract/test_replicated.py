@@ -40,6 +40,7 @@ class NodeStore:
             name,
             lambda: b"%s-%d-%d" % (name.encode(), id(self), next(numbers)),
             lambda: self.lease,
+            lambda: self.lease,
             self.lost.append,
             LIMITS,
         )
@@ -52,6 +53,7 @@ class NodeStore:
 async def opened(name: str, log: MemoryLog, state: Storage | None = None) -> NodeStore:
     node = NodeStore(name, log, state)
     await node.storage.open()
+    await node.storage.verify()
     return node
 
 
@@ -73,7 +75,7 @@ async def test_what_is_committed_is_in_the_log_and_in_the_state(log: MemoryLog) 
     assert await node.storage.get(0, b"k") == b"v"
     kinds = [(entry.kind, entry.epoch, entry.node) for entry in await messages(log)]
     assert kinds == [("claim", 1, "a"), ("batch", 1, "a"), ("batch", 1, "a")]
-    assert node.storage.held() == [0, 1]
+    assert node.storage.held() == {0, 1}
     await node.storage.close()
 
 
@@ -121,7 +123,7 @@ async def test_without_the_lease_nothing_is_read_or_written(log: MemoryLog) -> N
         with pytest.raises(Fenced):
             await call()
     node.storage.drop([0])
-    assert (node.lost, node.storage.held()) == ([0], [])
+    assert (node.lost, node.storage.held()) == ([], set())
     node.lease = True
     with pytest.raises(Fenced):
         await node.storage.get(0, b"k")

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 import pytest
+from pydantic import SecretStr
 
 from skyring.cli import main
 from skyring.errors import SkyringError, StorageLocked
@@ -69,6 +70,8 @@ def other_value(option: SettingOption) -> str:
     """A valid value that is not the default."""
     if option.metavar == "NUMBER":
         return str(int(option.default) + 1)
+    if option.path == ("advertise",):
+        return "http://127.0.0.1:3001"
     names = option.metavar.split("|")
     return names[-1] if len(names) > 1 and names[-1] != option.default else names[0]
 
@@ -77,6 +80,8 @@ def value_of(settings: Settings | None, option: SettingOption) -> str:
     value: object = settings
     for name in option.path:
         value = getattr(value, name)
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
     return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
@@ -178,6 +183,11 @@ def test_the_command_line_wins_over_the_environment_over_the_file(
         (["--storage:open-files-max", "1.5"], "storage.open_files_max"),
         (["--retry:attempts", "0"], "retry.attempts"),
         (["--config", "no-such-file.toml"], "no-such-file.toml"),
+        (["--ring", "a.b"], "ring.name"),
+        (["--node", "a b"], "node"),
+        (["--advertise", "127.0.0.1:3000"], "advertise"),
+        (["--nats", "nats://a:b@c"], "nats.servers"),
+        (["--ring:lease-ms", "100"], "dead_ms <= lease_ms must hold"),
     ],
 )
 def test_a_wrong_value_is_one_line_and_exit_code_2(
@@ -301,3 +311,25 @@ def test_wrong_options_of_transports(run: Run, arguments: list[str], said: str) 
     assert ran.code == 2
     assert said in ran.err
     assert ran.settings is None
+
+
+# NATS
+
+
+def test_seeds_are_servers_of_nats(run: Run) -> None:
+    arguments = ("-s", "a:1", "--seeds", "b", "--nats", "nats://c:3,d", "--seeds=e", "-sf")
+    ran = run("run", *arguments)
+    assert ran.settings is not None
+    assert ran.settings.nats.servers == ("a:1", "b", "nats://c:3", "d", "e", "f")
+
+
+def test_no_secret_stands_in_the_help_or_in_an_error(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKYRING_NATS__PASSWORD", "hush")
+    monkeypatch.setenv("SKYRING_NATS__TOKEN", "hush")
+    monkeypatch.setenv("SKYRING_NATS__NO_SUCH", "hush")
+    assert "hush" not in run("run", "--help").out
+    ran = run("run", "--nats", "nats://hush@a", "--nats:request-timeout-ms", "0")
+    assert (ran.code, "hush" in ran.err) == (2, False)
+    assert "nats.no_such" in ran.err

@@ -10,17 +10,20 @@ import skyring
 
 ROOT = Path(skyring.__file__).parent
 
-KERNEL = {"errors", "clock", "settings", "version"}
-ROOMS = {"storage", "transports", "timers", "ring", "telemetry"}
+KERNEL = {"errors", "clock", "settings", "tasks", "tls", "version"}
+ROOMS = {"nats", "storage", "transports", "timers", "ring", "telemetry"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "clock": set(),
     "version": set(),
+    "tasks": set(),
+    "tls": {"errors"},
     "settings": {"errors"},
-    "storage": KERNEL,
+    "nats": KERNEL,
+    "storage": {*KERNEL, "nats"},
     "transports": KERNEL,
     "telemetry": KERNEL,
-    "ring": {*KERNEL, "storage.base"},
+    "ring": {*KERNEL, "nats", "storage.base"},
     # A room knows the contracts of the others, not their insides.
     "timers": {*KERNEL, "storage.base", "transports.base"},
     "node": {*KERNEL, *ROOMS},

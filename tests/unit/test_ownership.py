@@ -19,7 +19,7 @@ MINE = ("me",) * SLOTS
 
 def ownership(moves_max: int = SLOTS) -> Ownership:
     made = Ownership("me", SLOTS, moves_max, ask_again_ms=100)
-    made.placed(MINE)
+    made.placed(MINE, 0)
     return made
 
 
@@ -50,9 +50,21 @@ def test_slots_that_nobody_holds_are_followed_and_claimed() -> None:
     assert owner.step({}, 100) == Steps(follow=all_of(1))
 
 
+def test_a_slot_without_a_holder_is_left_alone_at_first() -> None:
+    owner = Ownership("me", SLOTS, SLOTS, ask_again_ms=100, grace_ms=500)
+    owner.placed(("other",) * SLOTS, 0)
+    owner.placed(MINE, 1_000)
+    follow(owner, 1_000)
+    assert owner.step({}, 1_499) == Steps(), "another node may be claiming it"
+    owner.placed(MINE, 1_400)
+    assert owner.step({0: holder(9_999)}, 1_500) == Steps(
+        ask={"other": all_of(0)}, claim=all_of(*range(1, SLOTS))
+    )
+
+
 def test_slots_of_others_are_left_alone() -> None:
     owner = ownership()
-    owner.placed(("other",) * SLOTS)
+    owner.placed(("other",) * SLOTS, 0)
     assert owner.step({}, 0) == Steps()
     assert owner.missing() == frozenset()
 
@@ -90,7 +102,7 @@ def test_what_is_placed_elsewhere_again_is_let_go_but_what_is_held_is_served() -
     follow(owner)
     owner.step({0: holder()}, 0)
     owner.claimed([1, 2])
-    owner.placed(("other",) * SLOTS)
+    owner.placed(("other",) * SLOTS, 0)
     assert owner.held() == all_of(1, 2)
     assert owner.phase(0) == "idle"
     assert owner.phase(3) == "claiming", "that is under way"
@@ -148,7 +160,9 @@ class Moves(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def placed(self, data: Any) -> None:
-        self.owner.placed(tuple(data.draw(st.sampled_from(["me", "other"])) for _ in MINE))
+        self.owner.placed(
+            tuple(data.draw(st.sampled_from(["me", "other"])) for _ in MINE), self.now_ms
+        )
 
     @rule(slot=st.integers(0, SLOTS - 1), ms=st.integers(1, 500), is_listening=st.booleans())
     def another_holds(self, slot: int, ms: int, is_listening: bool) -> None:

@@ -41,7 +41,7 @@ def test_due_keys_sort_by_time_and_come_apart_again() -> None:
 
 def test_fires_in_order_and_never_early() -> None:
     schedule = Schedule(SCHEDULED_MAX)
-    schedule.add_slot(0)
+    schedule.serve([0])
     load_all(schedule, [], 1_000)
     for due_ms in (30, 10, 20):
         schedule.push(hint(due_ms, f"t{due_ms}"))
@@ -55,7 +55,7 @@ def test_fires_in_order_and_never_early() -> None:
 
 def test_push_says_when_the_alarm_has_to_be_set_anew() -> None:
     schedule = Schedule(SCHEDULED_MAX)
-    schedule.add_slot(0)
+    schedule.serve([0])
     load_all(schedule, [], 1_000)
     assert schedule.push(hint(500, "a"))
     assert not schedule.push(hint(600, "b"))
@@ -64,7 +64,7 @@ def test_push_says_when_the_alarm_has_to_be_set_anew() -> None:
 
 def test_what_lies_beyond_the_mark_stays_in_the_storage() -> None:
     schedule = Schedule(SCHEDULED_MAX)
-    schedule.add_slot(0)
+    schedule.serve([0])
     load_all(schedule, [], 1_000)
     far = hint(5_000, "far")
     assert not schedule.push(far)
@@ -75,7 +75,7 @@ def test_what_lies_beyond_the_mark_stays_in_the_storage() -> None:
 
 def test_a_timer_stored_while_its_slot_is_being_read_is_not_missed() -> None:
     schedule = Schedule(SCHEDULED_MAX)
-    schedule.add_slot(0)
+    schedule.serve([0])
     load = schedule.begin_load(0, 1_000, 4)
     assert load is not None
     found = read([], load)  # the reader has passed this place already …
@@ -87,7 +87,7 @@ def test_a_timer_stored_while_its_slot_is_being_read_is_not_missed() -> None:
 
 def test_a_failed_reading_is_done_again() -> None:
     schedule = Schedule(SCHEDULED_MAX)
-    schedule.add_slot(0)
+    schedule.serve([0])
     load = schedule.begin_load(0, 1_000, 4)
     assert load is not None
     schedule.abort_load(load)
@@ -99,12 +99,85 @@ def test_a_failed_reading_is_done_again() -> None:
 def test_a_dropped_slot_fires_no_more() -> None:
     schedule = Schedule(SCHEDULED_MAX)
     for slot in (0, 1):
-        schedule.add_slot(slot)
+        schedule.serve([slot])
     load_all(schedule, [], 1_000)
     schedule.push(hint(10, "a", 0))
     schedule.push(hint(20, "b", 1))
-    schedule.drop_slot(0)
+    schedule.drop([0])
     assert [item.id for item in schedule.pop_due(100, 10)] == ["b"]
+
+
+def test_a_paused_slot_gives_nothing_until_it_is_resumed() -> None:
+    schedule = Schedule(SCHEDULED_MAX)
+    schedule.serve((0, 1))
+    load_all(schedule, [], 1_000)
+    stored = [hint(10, "a", 0), hint(20, "b", 1), hint(30, "c", 0)]
+    for item in stored:
+        schedule.push(item)
+    schedule.pause([0])
+    assert not schedule.is_open(0)
+    assert schedule.is_open(1)
+    stored.append(hint(15, "d", 0))
+    assert not schedule.push(stored[-1])
+    assert schedule.pop_due(100, 10) == [stored[1]]
+    assert schedule.behind(1_000) == []
+    assert schedule.begin_load(0, 1_000, 4) is None
+    schedule.resume([0])
+    load_all(schedule, stored, 1_000)
+    assert [item.id for item in schedule.pop_due(100, 10)] == ["a", "d", "c"]
+
+
+def test_a_cheap_look_does_not_pass_over_what_a_paused_slot_has_to_read_again() -> None:
+    schedule = Schedule(SCHEDULED_MAX)
+    schedule.serve([0])
+    load_all(schedule, [], 1_000)
+    schedule.pause([0])
+    assert not schedule.is_beyond(0, 500)
+    assert schedule.is_beyond(0, 1_001)
+
+
+def test_a_slot_that_was_paused_while_it_was_read_is_read_again() -> None:
+    schedule = Schedule(SCHEDULED_MAX)
+    schedule.serve([0])
+    load = schedule.begin_load(0, 1_000, 4)
+    assert load is not None
+    stored = [hint(500, "a")]
+    schedule.pause([0])
+    schedule.end_load(load, stored)
+    assert len(schedule) == 0
+    schedule.resume([0])
+    load_all(schedule, stored, 1_000)
+    assert schedule.pop_due(1_000, 10) == stored
+
+
+def test_a_slot_that_comes_back_begins_afresh() -> None:
+    schedule = Schedule(SCHEDULED_MAX)
+    assert schedule.term(0) == 0
+    schedule.serve([0])
+    first = schedule.term(0)
+    load_all(schedule, [], 1_000)
+    schedule.push(hint(500, "a"))
+    schedule.serve([0])
+    assert schedule.term(0) == first  # it was served already
+    schedule.pause([0])
+    schedule.drop([0])
+    schedule.drop([0])
+    schedule.resume([0])
+    assert schedule.term(0) == 0
+    assert not schedule.push(hint(500, "b"))
+    schedule.serve([0])
+    assert schedule.term(0) not in (0, first)
+    assert schedule.is_open(0)
+    assert len(schedule) == 0
+    assert schedule.behind(1) == [0]
+
+
+def test_what_is_no_slot_of_ours_can_be_paused_and_dropped() -> None:
+    schedule = Schedule(SCHEDULED_MAX)
+    schedule.pause([7])
+    schedule.serve([7])
+    assert schedule.is_open(7)
+    schedule.drop([8])
 
 
 @dataclass
@@ -116,13 +189,15 @@ class Model:
 
 
 class ScheduleMachine(RuleBasedStateMachine):
-    """Random stores, cancels, loads and firings; loads may overlap with everything else."""
+    """Random stores, cancels, loads and firings, of slots that come and go; loads may overlap with
+    everything else. A slot that is not served is changed by another node."""
 
     @initialize()
     def start(self) -> None:
         self.schedule = Schedule(SCHEDULED_MAX)
-        for slot in range(SLOTS):
-            self.schedule.add_slot(slot)
+        self.schedule.serve(range(SLOTS))
+        self.open = set(range(SLOTS))
+        self.stale: list[Hint] = []  # given out, and not delivered
         self.model = Model()
         self.loads: list[tuple[Load, list[Hint]]] = []
         self.now_ms = 0
@@ -165,14 +240,47 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.now_ms += ms
         for item in self.schedule.pop_due(self.now_ms, 5):
             assert item.due_ms <= self.now_ms
+            assert item.slot in self.open
+            self.stale.append(item)
             if item in self.model.stored:  # the record decides; the rest are stale hints
                 self.model.stored.remove(item)
                 self.model.fired.append(item)
+
+    @rule(slots=st.sets(st.integers(0, SLOTS - 1)))
+    def pause(self, slots: set[int]) -> None:
+        self.schedule.pause(slots)
+        self.open -= slots
+
+    @rule(slots=st.sets(st.integers(0, SLOTS - 1)))
+    def resume(self, slots: set[int]) -> None:
+        self.schedule.resume(slots)
+        self.open |= {slot for slot in slots if self.schedule.term(slot)}
+
+    @rule(slots=st.sets(st.integers(0, SLOTS - 1)))
+    def drop(self, slots: set[int]) -> None:
+        self.schedule.drop(slots)
+        self.open -= slots
+
+    @rule(slots=st.sets(st.integers(0, SLOTS - 1)))
+    def serve(self, slots: set[int]) -> None:
+        self.open |= {slot for slot in slots if not self.schedule.term(slot)}
+        self.schedule.serve(slots)
+
+    @rule(data=st.data())
+    def hand_back(self, data: st.DataObject) -> None:
+        """A delivery that could not begin: in whatever state its slot is by now."""
+        if self.stale:
+            item = data.draw(st.sampled_from(self.stale))
+            if item in self.model.fired:
+                self.model.fired.remove(item)
+                self.model.stored.append(item)
+            self.schedule.push(item)
 
     @invariant()
     def bounded(self) -> None:
         # What was read may come on top of what was stored meanwhile.
         assert len(self.schedule) <= SCHEDULED_MAX * OVERFLOW + 4 * SLOTS
+        assert all(self.schedule.is_open(slot) == (slot in self.open) for slot in range(SLOTS))
 
     def teardown(self) -> None:
         """Whatever was stored and not cancelled fires in the end."""
@@ -181,6 +289,8 @@ class ScheduleMachine(RuleBasedStateMachine):
         for load, found in self.loads:
             self.schedule.end_load(load, found)
         self.now_ms += 1_000
+        self.schedule.resume(range(SLOTS))
+        self.schedule.serve(range(SLOTS))
         while self.model.stored:
             before = len(self.model.stored)
             load_all(self.schedule, self.model.stored, self.now_ms + 1)

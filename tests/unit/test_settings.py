@@ -9,7 +9,14 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from skyring.errors import ConfigError
-from skyring.settings import HttpSettings, Settings, StorageSettings, load_settings
+from skyring.settings import (
+    HttpSettings,
+    NatsSettings,
+    RingSettings,
+    Settings,
+    StorageSettings,
+    load_settings,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +57,7 @@ def test_they_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         settings.port = 1
     found = groups(settings)
-    assert len(found) == 8
+    assert len(found) == 10
     for group in found:
         for name in type(group).model_fields:
             with pytest.raises(ValidationError, match="frozen"):
@@ -77,6 +84,11 @@ def test_what_is_not_a_setting_is_refused() -> None:
         ("retry", {"attempts": 0}),
         ("retry", {"max_ms": "soon"}),
         ("http", {"connections_max": 0}),
+        ("nats", {"echo_timeout_ms": 0}),
+        ("ring", {"name": "a.b"}),
+        ("ring", {"name": ""}),
+        ("ring", {"name": "x" * 33}),
+        ("ring", {"replicas": 6}),
         ("log", {"level": "loud"}),
         ("shutdown", {"drain_ms": -1}),
     ],
@@ -241,3 +253,128 @@ def test_transports_that_are_none(tmp_path: Path, content: str) -> None:
     file.write_text(content)
     with pytest.raises(ConfigError, match=r"^transport"):
         load_settings({}, file)
+
+
+# NATS and the ring
+
+
+def test_a_group_s_name_stands_for_what_it_is_for() -> None:
+    for given in (["a", "b"], ("a", "b"), "a, b,", {"servers": ["a", "b"]}):
+        assert Settings.model_validate({"nats": given}).nats == NatsSettings(servers=("a", "b"))
+    for name in ("x", {"name": "x"}):
+        assert Settings.model_validate({"ring": name}).ring == RingSettings(name="x")
+
+
+def test_nats_and_ring_from_every_place_come_together(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = toml(tmp_path, 'nats = ["a", "b"]\nring = "file"\n')
+    loaded = load_settings({}, file)
+    assert (loaded.nats.servers, loaded.ring.name) == (("a", "b"), "file")
+    monkeypatch.setenv("SKYRING_NATS__USER", "u")
+    monkeypatch.setenv("SKYRING_NATS__CONNECT_TIMEOUT_MS", "5")
+    monkeypatch.setenv("SKYRING_RING__LEASE_MS", "4000")
+    loaded = load_settings({"nats": {"user": "option"}, "ring": {"lease_ms": "5000"}}, file)
+    assert loaded.nats == NatsSettings(servers=("a", "b"), user="option", connect_timeout_ms=5)
+    assert loaded.ring == RingSettings(name="file", lease_ms=5000)
+    monkeypatch.setenv("SKYRING_NATS", "c:1,nats://d:2")
+    monkeypatch.setenv("SKYRING_RING", "environment")
+    loaded = load_settings({}, file)
+    assert (loaded.nats.servers, loaded.nats.user) == (("c:1", "nats://d:2"), "u")
+    assert loaded.ring == RingSettings(name="environment", lease_ms=4000)
+    given: dict[str, Any] = {"nats": {"servers": ["e", "f,g"]}, "ring": {"name": "option"}}
+    loaded = load_settings(given, file)
+    assert (loaded.nats.servers, loaded.ring.name) == (("e", "f", "g"), "option")
+
+
+def test_a_table_of_a_file(tmp_path: Path) -> None:
+    content = (
+        '[nats]\nservers = ["a"]\ntoken = "secret"\nca_file = "ca.pem"\n'
+        '[ring]\nname = "x"\nlease_ms = 4000\n'
+    )
+    loaded = load_settings({}, toml(tmp_path, content))
+    assert loaded.nats == NatsSettings(servers=("a",), token="secret", ca_file="ca.pem")  # type: ignore[arg-type]
+    assert loaded.nats.token is not None
+    assert loaded.nats.token.get_secret_value() == "secret"
+    assert loaded.ring == RingSettings(name="x", lease_ms=4000)
+
+
+def test_an_empty_variable_is_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("", "__USER", "__PASSWORD", "__TOKEN", "__CREDENTIALS_FILE", "__MONITORING"):
+        monkeypatch.setenv(f"SKYRING_NATS{name}", "")
+    monkeypatch.setenv("SKYRING_NODE", "")
+    monkeypatch.setenv("SKYRING_ADVERTISE", "")
+    assert load_settings() == Settings()
+
+
+@pytest.mark.parametrize("given", ['{"a": 1}', "[1]", "null", "5", "true", " x ", "ä"])
+def test_a_secret_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("SKYRING_NATS__PASSWORD", given)
+    password = load_settings().nats.password
+    assert password is not None
+    assert password.get_secret_value() == given
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"password": "hush", "nonsense": 1},
+        {"servers": ["nats://user:hush@127.0.0.1:4222"]},
+        {"servers": "hush@127.0.0.1:4222"},
+        {"servers": {"hush": 1}},
+        {"password": ["hush"]},
+        {"token": {"hush": "hush"}},
+        {"user": ["hush"]},
+        {"monitoring": ["hush"]},
+    ],
+)
+def test_no_secret_is_told(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="nats") as caught:
+        load_settings({"nats": given})
+    assert "hush" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    for make in (lambda: Settings.model_validate({"nats": given}), lambda: NatsSettings(**given)):
+        with pytest.raises(ValidationError) as invalid:
+            make()
+        assert "hush" not in str(invalid.value)
+
+
+def test_secrets_are_not_shown() -> None:
+    settings = Settings.model_validate({"nats": {"password": "hush", "token": "hush"}})
+    assert "hush" not in f"{settings!r} {settings} {settings.nats!r} {settings.nats}"
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"lease_ms": 2_499},
+        {"suspect_ms": 500},
+        {"dead_ms": 1_500},
+        {"heartbeat_ms": 1_500},
+        {"heartbeat_ms": 10_000, "lease_ms": 30_000},
+    ],
+)
+def test_times_of_a_ring_that_do_not_fit_together(times: dict[str, int]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings({"ring": times})
+    assert str(caught.value).startswith(
+        "ring: heartbeat_ms < suspect_ms < dead_ms <= lease_ms must hold, and does not for "
+    )
+    assert str(next(iter(times.values()))) in str(caught.value)
+    RingSettings(heartbeat_ms=20, suspect_ms=40, dead_ms=60, lease_ms=60)
+
+
+@pytest.mark.parametrize("name", ["a.b", "a b", "a*", "x" * 65, "ä", "a\n"])
+def test_a_name_of_a_node_that_is_none(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^node: "):
+        load_settings({"node": name})
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:3000", "ftp://a", "http://", "http://u:p@a", "http://a b", "http://a?b"]
+)
+def test_an_url_to_advertise_that_is_none(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"^advertise: "):
+        load_settings({"advertise": url})
+    for good in ("http://a", "https://a:1", "http://[::1]:3000/timers/"):
+        assert load_settings({"advertise": good}).advertise == good

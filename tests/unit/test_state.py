@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from skyring.clock import ManualClock
-from skyring.errors import DeliveryInProgress
+from skyring.errors import DeliveryInProgress, Fenced
 from skyring.storage.memory import MemoryStorage
 from skyring.timers.record import Hint, Record, due_key, timer_slot
 from skyring.timers.state import TimerState
@@ -23,7 +23,7 @@ OTHER = Hint(NOW_MS - 4, 0, "b", "somewhere")
 @pytest.fixture
 def state() -> TimerState:
     made = TimerState(MemoryStorage(), ManualClock(NOW_MS), slots=1, scheduled_max=100)
-    made.schedule.add_slot(0)
+    made.schedule.serve([0])
     load = made.schedule.begin_load(0, NOW_MS + 1_000, 10)
     assert load is not None
     made.schedule.end_load(load, [])
@@ -225,3 +225,113 @@ async def test_what_is_far_away_is_left_to_the_storage(state: TimerState) -> Non
 def test_the_slot_of_a_timer() -> None:
     state = TimerState(MemoryStorage(), ManualClock(), slots=7, scheduled_max=100)
     assert state.slot("order-17") == timer_slot("order-17", 7)
+
+
+# Slots that come and go
+
+
+async def test_no_delivery_begins_in_a_paused_slot_and_its_hint_comes_back(
+    state: TimerState,
+) -> None:
+    state.unread.clear()
+    state.pause([0])
+    assert not state.begin_delivery(HINT)
+    assert not state.is_delivering("a")
+    async with state.changing("a"):
+        pass  # changes go on
+    assert not state.unread.is_set()
+    state.resume([0])
+    assert state.unread.is_set()
+    load = state.schedule.begin_load(0, NOW_MS + 1_000, 10)
+    assert load is not None
+    assert load.start <= due_key(HINT.due_ms, HINT.id) < load.stop
+    assert state.begin_delivery(HINT)
+
+
+async def test_what_was_passed_over_in_a_slot_that_is_paused_by_then_is_read_again(
+    state: TimerState,
+) -> None:
+    async with state.changing("a"):
+        assert not state.begin_delivery(HINT)
+        state.pause([0])
+    assert due(state) == []
+    state.resume([0])
+    load = state.schedule.begin_load(0, NOW_MS + 1_000, 10)
+    assert load is not None
+    assert load.start <= due_key(HINT.due_ms, HINT.id)
+
+
+async def test_hints_of_a_dropped_slot_lead_nowhere(state: TimerState) -> None:
+    state.schedule.push(HINT)
+    state.drop([0])
+    assert due(state) == []
+    assert not state.begin_delivery(HINT)
+    state.unread.clear()
+    state.serve([0])
+    assert state.unread.is_set()
+    assert state.begin_delivery(HINT)  # the record decides what it is worth
+
+
+async def test_slots_without_a_delivery_are_drained_at_once(state: TimerState) -> None:
+    assert await state.drained([0], 0) == {0}
+    async with state.changing("a"):
+        assert await state.drained((0,), 0) == {0}
+
+
+async def test_deliveries_are_waited_for(state: TimerState) -> None:
+    assert state.begin_delivery(HINT)
+    assert state.begin_delivery(OTHER)
+    state.pause([0])
+    waiting = asyncio.create_task(state.drained([0, 5], 60))
+    for timer_id in ("a", "b"):
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        state.end_delivery(timer_id)
+    async with asyncio.timeout(10):
+        assert await waiting == {0, 5}
+
+
+async def test_who_waits_in_vain_is_told_which_slots_are_drained() -> None:
+    state = TimerState(MemoryStorage(), ManualClock(NOW_MS), slots=3, scheduled_max=100)
+    state.serve(range(3))
+    assert state.begin_delivery(HINT)
+    assert state.begin_delivery(OTHER._replace(slot=2))
+    assert await state.drained(range(2), 0.01) == {1}
+    state.end_delivery("a")
+    assert await state.drained(range(2), 0.01) == {0, 1}
+    assert await state.drained({2}, 0) == set()
+
+
+class SlowStorage(MemoryStorage):
+    """Its answers are given when a test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_answer = asyncio.Event()
+
+    async def get(self, slot: int, key: bytes) -> bytes | None:
+        value = await super().get(slot, key)
+        await self.may_answer.wait()
+        return value
+
+
+async def test_what_was_read_of_a_slot_that_was_away_meanwhile_is_no_base_of_a_change() -> None:
+    storage = SlowStorage()
+    await storage.open()
+    await storage.acquire([0])
+    state = TimerState(storage, ManualClock(NOW_MS), slots=1, scheduled_max=100)
+    state.serve([0])
+    reading = asyncio.create_task(state.read(0, b"t/a"))
+    await asyncio.sleep(0)
+    state.drop([0])
+    state.serve([0])
+    storage.may_answer.set()
+    with pytest.raises(Fenced):
+        await reading
+    assert await state.read(0, b"t/a") is None
+
+
+def test_a_node_may_always_deliver_if_nobody_says_otherwise(state: TimerState) -> None:
+    assert state.may_deliver()
+    assert state.events is None

@@ -12,7 +12,7 @@ from skyring.transports import end_tasks
 async def test_tasks_that_swallow_cancellations_end_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("skyring.transports.tasks.CANCEL_AGAIN_S", 0.001)
+    monkeypatch.setattr("skyring.tasks.CANCEL_AGAIN_S", 0.001)
     swallowed = 0
 
     async def stubborn() -> None:

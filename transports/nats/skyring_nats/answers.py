@@ -4,42 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from skyring.nats import Reply, one_line
 from skyring.transports import Outcome, outcome_of_answer
 
-__all__ = ["Reply", "one_line", "outcome_of_ack", "outcome_of_reply"]
+__all__ = ["outcome_of_ack", "outcome_of_reply"]
 
-NO_RESPONDERS = "503"
 SERVICE_ERROR = "Nats-Service-Error"
 SERVICE_ERROR_CODE = "Nats-Service-Error-Code"
 ANSWER_BYTES_READ = 4_096
-REASON_CHARS_MAX = 200
 
 MESSAGE_TOO_LARGE: Final = 10_054
 """Error of JetStream: the message is larger than the stream's ``max_msg_size``."""
-
-
-class Reply(NamedTuple):
-    """A reply as it came."""
-
-    data: bytes
-    headers: Mapping[str, str]
-
-    @property
-    def is_no_responders(self) -> bool:
-        """Has the server answered, because nobody listens on the subject?"""
-        return not self.data and self.headers.get("Status") == NO_RESPONDERS
 
 
 def outcome_of_reply(reply: Reply) -> Outcome:
     """The meaning of a receiver's reply to a request."""
     if reply.is_no_responders:
         return Outcome.retry("nobody listens on the subject (no responders)")
-    if SERVICE_ERROR_CODE in reply.headers or SERVICE_ERROR in reply.headers:
+    headers = reply.headers
+    if SERVICE_ERROR_CODE in headers or SERVICE_ERROR in headers:
         # The reply of a NATS service that failed has no body, which would mean ok otherwise.
-        code = reply.headers.get(SERVICE_ERROR_CODE, "")
-        text = reply.headers.get(SERVICE_ERROR, "")
+        code = headers.get(SERVICE_ERROR_CODE, "")
+        text = headers.get(SERVICE_ERROR, "")
         return Outcome.retry(one_line(f"the service answered with an error: {code} {text}"))
     return outcome_of_answer(reply.data[:ANSWER_BYTES_READ])
 
@@ -70,8 +58,3 @@ def _json_object(data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def one_line(text: str) -> str:
-    """A foreign text as a reason: in one line, and not too long."""
-    return "".join(char if char.isprintable() else " " for char in text[:REASON_CHARS_MAX]).strip()

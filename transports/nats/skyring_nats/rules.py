@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
+from skyring.nats.message import NO_HEADERS, Message
 from skyring.transports import Callback, DeliveryInfo, InvalidRequest, delivery_headers
 
 __all__ = [
     "DEFAULT_INBOX_PREFIX",
     "METHODS",
-    "Message",
     "check_headers",
     "check_subject",
     "message_id",
@@ -30,29 +30,6 @@ HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 RESERVED_HEADER_PREFIXES = ("nats-", "webhook-")
 RESERVED_HEADERS = frozenset({"status", "description"})
 """Clients keep what the server says of a message under these names, and would mistake them."""
-
-HEADER_START_BYTES = len("NATS/1.0\r\n") + len("\r\n")
-HEADER_LINE_BYTES = len(": ") + len("\r\n")
-
-
-class Message(NamedTuple):
-    """What is published."""
-
-    subject: str
-    payload: bytes
-    headers: dict[str, str]
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes that count against the server's ``max_payload``: the headers do as well."""
-        return (
-            HEADER_START_BYTES
-            + sum(
-                len(name) + len(value.encode()) + HEADER_LINE_BYTES
-                for name, value in self.headers.items()
-            )
-            + len(self.payload)
-        )
 
 
 def method_of(method: str) -> str:
@@ -129,14 +106,21 @@ def _fault_of_header(name: str, value: str) -> str | None:
     return None
 
 
-def message_of(callback: Callback, payload: bytes, info: DeliveryInfo) -> Message:
-    """The message of one delivery; the user's content type goes first."""
+def message_of(
+    callback: Callback, payload: bytes, info: DeliveryInfo, extra: Mapping[str, str] = NO_HEADERS
+) -> Message:
+    """The message of one delivery; the user's content type goes first.
+
+    Args:
+        extra: more headers.
+    """
     headers = delivery_headers(info)
     if info.content_type is not None and not any(
         name.lower() == "content-type" for name in callback.headers
     ):
         headers["content-type"] = info.content_type
     headers.update(callback.headers)
+    headers.update(extra)
     return Message(callback.uri, payload, headers)
 
 

@@ -8,6 +8,16 @@ from sys import intern
 
 from pydantic import ConfigDict, Field, SecretStr
 
+from skyring.nats import (
+    ConnectionLost,
+    Link,
+    Message,
+    Refused,
+    Session,
+    check_library,
+    credentials,
+    read_servers,
+)
 from skyring.transports import (
     Callback,
     DeliveryInfo,
@@ -16,25 +26,21 @@ from skyring.transports import (
     Transport,
     client_tls,
 )
-from skyring_nats.access import credentials, read_servers
 from skyring_nats.answers import outcome_of_ack, outcome_of_reply
-from skyring_nats.connection import ConnectionLost, check_library
-from skyring_nats.link import Link
 from skyring_nats.rules import (
     DEFAULT_INBOX_PREFIX,
-    Message,
     check_headers,
     check_subject,
     message_id,
     message_of,
     method_of,
 )
-from skyring_nats.session import Refused, Session
 
 __all__ = ["Nats"]
 
 UNSENDABLE = Outcome.rejected("the callback cannot be sent as it is")
 """For callbacks that came past `Nats.check`. It quotes nothing: a header may be secret."""
+PREFIX = "transport.nats"
 MESSAGE_ID = "Nats-Msg-Id"
 EXPECTED_STREAM = "Nats-Expected-Stream"
 
@@ -132,8 +138,8 @@ class Nats(Transport):
         """
         options = self.options
         check_library()
-        servers = read_servers(options.servers, needs_tls=options.ca_file is not None)
-        access = credentials(options)
+        servers = read_servers(options.servers, PREFIX, needs_tls=options.ca_file is not None)
+        access = credentials(options, PREFIX)
         self._slots = asyncio.Semaphore(options.in_flight_max)
         self._link = Link(
             servers,
@@ -143,9 +149,7 @@ class Nats(Transport):
                 "inbox_prefix": options.inbox_prefix,
                 "pending_size": options.pending_bytes_max,
                 "connect_timeout": options.connect_timeout_ms / 1000,
-                "tls": await asyncio.to_thread(
-                    client_tls, options.ca_file, "transport.nats.ca_file"
-                ),
+                "tls": await asyncio.to_thread(client_tls, options.ca_file, f"{PREFIX}.ca_file"),
             },
             connect_timeout_ms=options.connect_timeout_ms,
             reconnect_pause_ms=options.reconnect_pause_ms,
@@ -212,11 +216,12 @@ class Nats(Transport):
         self, session: Session, callback: Callback, payload: bytes, info: DeliveryInfo
     ) -> Outcome:
         method = method_of(callback.method)
-        message = message_of(callback, payload, info)
+        extra: dict[str, str] = {}
         if method == "jetstream":
-            message.headers[MESSAGE_ID] = message_id(info)
+            extra[MESSAGE_ID] = message_id(info)
             if self.options.expected_stream is not None:
-                message.headers[EXPECTED_STREAM] = self.options.expected_stream
+                extra[EXPECTED_STREAM] = self.options.expected_stream
+        message = message_of(callback, payload, info, extra)
         too_large = _too_large(message, session.payload_bytes_max)
         if too_large is not None:
             return too_large

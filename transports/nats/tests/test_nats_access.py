@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from nats_jwt import new_key, write_credentials
-from nats_peer import NatsServer, deliver, delivered_in_the_end, opened
+from nats_peer import deliver, delivered_in_the_end, opened
+from skyring.testing.nats_server import NatsServer
 from skyring.transports import Outcome
 
 PEM = Path(__file__).with_name("nats_localhost.pem")

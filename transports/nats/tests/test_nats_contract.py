@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import pytest
 
-from nats_peer import SUBJECT, NatsPeer, NatsServer, PublishPeer, StreamPeer
+from nats_peer import SUBJECT, NatsPeer, PublishPeer, StreamPeer
 from skyring.testing import Peer, TransportContract, UnacknowledgedContract
+from skyring.testing.nats_server import NatsServer
 from skyring.transports import Callback, Transport
 from skyring_nats import Nats
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from nats.js.api import DiscardPolicy, StreamConfig
 
-from nats_peer import STREAM, SUBJECT, NatsPeer, NatsServer, StreamPeer, deliver, opened
+from nats_peer import STREAM, SUBJECT, NatsPeer, StreamPeer, deliver, opened
+from skyring.testing.nats_server import NatsServer
 from skyring.transports import Callback, DeliveryInfo, Outcome
 from skyring_nats import Nats
 

@@ -16,15 +16,14 @@ import uvloop
 from nats_peer import (
     SUBJECT,
     NatsPeer,
-    NatsServer,
-    Proxy,
     StreamPeer,
     deliver,
     delivered_in_the_end,
-    free_port,
     opened,
     until,
 )
+from skyring.testing.nats_server import NatsServer, free_port
+from skyring.testing.proxy import Proxy
 from skyring.transports import Outcome
 from skyring_nats import Nats
 
@@ -130,8 +129,8 @@ def test_a_silent_server_costs_each_delivery_its_own_time_and_no_memory(
             assert session is not None, "it was not silent for long enough to be given up"
             assert not session._open
             assert not session._queue
-            assert not session._by_inbox
-            unsent_bytes = session._connection.pending_data_size
+            assert not session._by_address
+            unsent_bytes = session._connection.unsent_bytes
             assert unsent_bytes <= nats.options.pending_bytes_max + 1_000_000
             await peer.resume()
             await delivered_in_the_end(nats, method="request")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nats_peer import NatsServer, deliver, opened, until
+from nats_peer import deliver, opened, until
+from skyring.testing.nats_server import NatsServer
 from skyring.transports import Outcome
 from skyring_nats import Nats
 

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from skyring.errors import ConfigError
+from skyring.nats import Message, Reply, check_library, credentials, read_servers
+from skyring.nats.connection import INTERNALS
 from skyring.transports import Callback, DeliveryInfo, InvalidRequest, Outcome, client_tls
 from skyring.transports.loading import find
 from skyring_nats import Nats
-from skyring_nats.access import credentials, read_servers
-from skyring_nats.answers import Reply, outcome_of_ack, outcome_of_reply
-from skyring_nats.connection import INTERNALS, check_library
-from skyring_nats.rules import Message, check_headers, check_subject, message_id, message_of
+from skyring_nats.answers import outcome_of_ack, outcome_of_reply
+from skyring_nats.rules import check_headers, check_subject, message_id, message_of
 
+PREFIX = "transport.nats"
 INFO = DeliveryInfo(
     id="order-17",
     attempt=2,
@@ -177,23 +178,23 @@ def test_a_message_id_tells_two_timers_with_one_id_apart() -> None:
     ],
 )
 def test_answers(data: bytes, outcome: Outcome) -> None:
-    assert outcome_of_reply(Reply(data, {})) == outcome
+    assert outcome_of_reply(Reply(data)) == outcome
 
 
 def test_rubbish_is_no_acknowledgement() -> None:
-    assert outcome_of_reply(Reply(b"\xff" * 100_000, {})).kind == "retry"
+    assert outcome_of_reply(Reply(b"\xff" * 100_000)).kind == "retry"
 
 
 def test_nobody_listens() -> None:
-    nobody = Reply(b"", {"Status": "503"})
+    nobody = Reply(b"", b"NATS/1.0 503\r\n\r\n")
     assert outcome_of_reply(nobody).reason == "nobody listens on the subject (no responders)"
     assert outcome_of_ack(nobody).reason == "no stream takes this subject"
 
 
 def test_a_service_that_fails_has_not_taken_it() -> None:
-    headers = {"Nats-Service-Error": "no\r\nroom", "Nats-Service-Error-Code": "500"}
-    outcome = outcome_of_reply(Reply(b"", headers))
-    assert outcome == Outcome.retry("the service answered with an error: 500 no  room")
+    head = b"NATS/1.0\r\nNats-Service-Error: no\troom\r\nNats-Service-Error-Code: 500\r\n\r\n"
+    outcome = outcome_of_reply(Reply(b"", head))
+    assert outcome == Outcome.retry("the service answered with an error: 500 no room")
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,7 @@ def test_a_service_that_fails_has_not_taken_it() -> None:
 )
 def test_a_stream_has_stored_it(ack: dict[str, Any]) -> None:
     assert (
-        outcome_of_ack(Reply(json.dumps({"stream": "A", "seq": 1, **ack}).encode(), {}))
+        outcome_of_ack(Reply(json.dumps({"stream": "A", "seq": 1, **ack}).encode()))
         == Outcome.delivered()
     )
 
@@ -210,7 +211,7 @@ def test_a_stream_has_stored_it(ack: dict[str, Any]) -> None:
     "data", [b"", b"ok", b"[]", b"{}", b"{", b"\xff", b'{"stream":1,"seq":1}', b"[" * 100_000]
 )
 def test_what_is_no_acknowledgement_of_a_stream(data: bytes) -> None:
-    assert outcome_of_ack(Reply(data, {})) == Outcome.retry(
+    assert outcome_of_ack(Reply(data)) == Outcome.retry(
         "the reply is no acknowledgement of a stream"
     )
 
@@ -218,7 +219,7 @@ def test_what_is_no_acknowledgement_of_a_stream(data: bytes) -> None:
 def test_errors_of_jetstream() -> None:
     def outcome(code: int) -> Outcome:
         error = {"code": 400, "err_code": code, "description": "so it is"}
-        return outcome_of_ack(Reply(json.dumps({"error": error}).encode(), {}))
+        return outcome_of_ack(Reply(json.dumps({"error": error}).encode()))
 
     assert outcome(10077) == Outcome.retry("JetStream: so it is (10077)")
     assert outcome(10054) == Outcome.rejected("JetStream: so it is (10054)")
@@ -228,13 +229,20 @@ def test_errors_of_jetstream() -> None:
 
 
 def test_servers() -> None:
-    servers = read_servers("nats://a, tls://b.example:1 ,nats://[::1]:4223/")
+    servers = read_servers("nats://a, tls://b.example:1 ,nats://[::1]:4223/", PREFIX)
     assert [tuple(server) for server in servers] == [
         ("nats://a:4222", False),
         ("tls://b.example:1", True),
         ("nats://[::1]:4223", False),
     ]
-    assert read_servers("nats://a", needs_tls=True)[0].needs_tls
+    several = read_servers(["a", "b:1,[::1]:2", "tls://c"], PREFIX)
+    assert [server.url for server in several] == [
+        "nats://a:4222",
+        "nats://b:1",
+        "nats://[::1]:2",
+        "tls://c:4222",
+    ]
+    assert read_servers("nats://a", PREFIX, needs_tls=True)[0].needs_tls
 
 
 @pytest.mark.parametrize(
@@ -242,8 +250,8 @@ def test_servers() -> None:
     [
         "",
         " , ",
-        "a",
-        "a:4222",
+        "/a",
+        "a:b",
         "http://a",
         "ws://a",
         "nats://",
@@ -259,22 +267,26 @@ def test_servers() -> None:
 )
 def test_malformed_servers(text: str) -> None:
     with pytest.raises(ConfigError, match=r"transport\.nats\.servers"):
-        read_servers(text)
+        read_servers(text, PREFIX)
 
 
 def test_credentials_in_an_address_are_refused_and_not_shown() -> None:
     with pytest.raises(ConfigError, match=r"\.user and \.password, or \.token") as caught:
-        read_servers("nats://ann:s3cret@a")
+        read_servers("nats://ann:s3cret@a", PREFIX)
     assert "s3cret" not in str(caught.value)
 
 
 def test_credentials() -> None:
-    assert credentials(Nats.Options()) == {}
-    assert credentials(Nats.Options.model_validate({"user": "ann", "password": "s3cret"})) == {
+    assert credentials(Nats.Options(), PREFIX) == {}
+    assert credentials(
+        Nats.Options.model_validate({"user": "ann", "password": "s3cret"}), PREFIX
+    ) == {
         "user": "ann",
         "password": "s3cret",
     }
-    assert credentials(Nats.Options.model_validate({"token": "s3cret"})) == {"token": "s3cret"}
+    assert credentials(Nats.Options.model_validate({"token": "s3cret"}), PREFIX) == {
+        "token": "s3cret"
+    }
 
 
 @pytest.mark.parametrize(
@@ -290,7 +302,7 @@ def test_credentials() -> None:
 )
 def test_credentials_that_cannot_be_used(given: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=r"transport\.nats") as caught:
-        credentials(Nats.Options.model_validate(given))
+        credentials(Nats.Options.model_validate(given), PREFIX)
     assert "s3cret" not in str(caught.value)
 
 
@@ -299,7 +311,7 @@ def test_files_that_hold_something_else(tmp_path: Path) -> None:
     path.write_text("s3cret")
     for option in ("credentials_file", "nkey_seed_file"):
         with pytest.raises(ConfigError, match=rf"{option}.* does not hold") as caught:
-            credentials(Nats.Options.model_validate({option: path}))
+            credentials(Nats.Options.model_validate({option: path}), PREFIX)
         assert "s3cret" not in str(caught.value)
     with pytest.raises(ConfigError, match=r"ca_file.*no certificates"):
         client_tls(path, "transport.nats.ca_file")
@@ -329,6 +341,6 @@ def test_it_is_installed() -> None:
 
 def test_an_unknown_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     check_library()
-    monkeypatch.setattr("skyring_nats.connection.INTERNALS", (*INTERNALS, "_unheard_of"))
+    monkeypatch.setattr("skyring.nats.connection.INTERNALS", (*INTERNALS, "_unheard_of"))
     with pytest.raises(ConfigError, match=r"nats-py .*_unheard_of"):
         check_library()

@@ -1,43 +1,26 @@
-"""Every setting of a node, written once.
-
-The command line, the environment and the TOML file are all generated from the models below:
-``storage.path`` is ``--storage:path`` or ``--storage-path``, ``SKYRING_STORAGE__PATH``, and
-``path`` under ``[storage]``. The command line wins over the environment, and that over the file.
-"""
+"""What one node needs: storage, timers, deliveries, transports, HTTP, logs."""
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    InitSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
+from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic_settings import NoDecode
 
-from skyring.errors import ConfigError
+from skyring.settings.group import Group, split
 
 __all__ = [
     "DeliverySettings",
     "HttpSettings",
     "LogSettings",
     "RetrySettings",
-    "Settings",
     "ShutdownSettings",
     "StorageSettings",
     "TimerSettings",
     "TransportSettings",
     "fold_name",
-    "load_settings",
 ]
 
 BACKEND_ALIASES = {"leveldown": "leveldb", "memdown": "memory"}
@@ -52,11 +35,7 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
-class _Group(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class StorageSettings(_Group):
+class StorageSettings(Group):
     """Where timers are kept."""
 
     backend: Annotated[Literal["leveldb", "memory"], BeforeValidator(_backend)] = Field(
@@ -98,7 +77,7 @@ class StorageSettings(_Group):
     )
 
 
-class TimerSettings(_Group):
+class TimerSettings(Group):
     """How much of the future is held in memory."""
 
     window_ms: int = Field(
@@ -112,7 +91,7 @@ class TimerSettings(_Group):
     )
 
 
-class DeliverySettings(_Group):
+class DeliverySettings(Group):
     """Limits of deliveries."""
 
     timeout_ms: int = Field(default=15_000, ge=1, description="time allowed for one delivery")
@@ -140,7 +119,7 @@ class DeliverySettings(_Group):
     )
 
 
-class RetrySettings(_Group):
+class RetrySettings(Group):
     """The retry policy of timers that bring none of their own."""
 
     attempts: int = Field(
@@ -154,26 +133,33 @@ class RetrySettings(_Group):
     max_ms_max: int = Field(default=604_800_000, ge=1, description="largest callback.retry.max_ms")
 
 
-def _split(value: object) -> object:
-    if isinstance(value, str):
-        value = [value]
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-        return value
-    parts = (part.strip() for item in value for part in item.split(","))
-    return [part for part in parts if part]
+def fold_name(name: str) -> str:
+    """A transport's name as every source of settings can spell it."""
+    return name.replace("-", "_").lower()
 
 
-class TransportSettings(_Group):
+class TransportSettings(Group):
     """Transports beside http, and the options of each."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, dict[str, Any]] = Field(init=False)
 
-    load: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+    main: ClassVar[str | None] = "load"
+    may_be_secret: ClassVar[bool] = True
+
+    load: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split)] = Field(
         default=(),
         description="transports to load: an installed one by its name, package.module:Class,"
         " ./file.py or ./file.py:Class; can be repeated, or holds several with commas between",
     )
+
+    @classmethod
+    def spread(cls, value: object) -> object:
+        """As for every group; the names of transports are brought to one spelling."""
+        value = super().spread(value)
+        if not isinstance(value, Mapping):
+            return value
+        return {fold_name(key) if isinstance(key, str) else key: value[key] for key in value}
 
     @property
     def options(self) -> Mapping[str, Mapping[str, Any]]:
@@ -184,21 +170,7 @@ class TransportSettings(_Group):
         yield "load", self.load  # options may be secret
 
 
-def fold_name(name: str) -> str:
-    """A transport's name as every source of settings can spell it."""
-    return name.replace("-", "_").lower()
-
-
-def _transport(value: object) -> object:
-    """The list of transports alone means them without options."""
-    if isinstance(value, str | list | tuple):
-        return {"load": value}
-    if isinstance(value, Mapping):
-        return {fold_name(name) if isinstance(name, str) else name: value[name] for name in value}
-    return value
-
-
-class HttpSettings(_Group):
+class HttpSettings(Group):
     """Limits of the HTTP API."""
 
     body_bytes_max: int = Field(default=1 << 20, ge=1024, description="body of one request")
@@ -225,7 +197,7 @@ class HttpSettings(_Group):
     )
 
 
-class LogSettings(_Group):
+class LogSettings(Group):
     """What is logged, to standard error."""
 
     level: Annotated[
@@ -236,7 +208,7 @@ class LogSettings(_Group):
     )
 
 
-class ShutdownSettings(_Group):
+class ShutdownSettings(Group):
     """How a node stops."""
 
     ready_delay_ms: int = Field(
@@ -247,115 +219,3 @@ class ShutdownSettings(_Group):
         ge=0,
         description="time allowed for requests and deliveries under way to end",
     )
-
-
-class Settings(BaseSettings):
-    """One node's settings; immutable."""
-
-    model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix="SKYRING_", env_nested_delimiter="__"
-    )
-
-    host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
-    port: int = Field(
-        default=3000, ge=0, le=65_535, description="port to listen on; 0 takes a free one"
-    )
-    slots: int = Field(default=256, ge=1, le=65_536, description="partitions of the key space")
-    storage: StorageSettings = StorageSettings()
-    timers: TimerSettings = TimerSettings()
-    delivery: DeliverySettings = DeliverySettings()
-    transport: Annotated[TransportSettings, BeforeValidator(_transport)] = TransportSettings()
-    retry: RetrySettings = RetrySettings()
-    http: HttpSettings = HttpSettings()
-    log: LogSettings = LogSettings()
-    shutdown: ShutdownSettings = ShutdownSettings()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # Settings(...) in a program means what it says: only load_settings() looks around.
-        return (init_settings,)
-
-
-class _Environment(EnvSettingsSource):
-    """The environment, where ``SKYRING_TRANSPORT`` stands beside ``SKYRING_TRANSPORT__…``."""
-
-    def prepare_field_value(
-        self, field_name: str, field: FieldInfo, value: Any, value_is_complex: bool
-    ) -> Any:
-        if field_name != "transport":
-            return super().prepare_field_value(field_name, field, value, value_is_complex)
-        inner: dict[str, Any] = self.explode_env_vars(field_name, field, self.env_vars)
-        return (inner or None) if value is None else {"load": value, **inner}
-
-
-class _Loaded(Settings):
-    """Settings that also look at the environment, and at a file handed over beforehand."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        assert isinstance(init_settings, InitSettingsSource)
-        given = dict(init_settings.init_kwargs)
-        options, file = given.pop("cli_options"), given.pop("toml_file")
-        return (
-            InitSettingsSource(settings_cls, init_kwargs=options),
-            _Environment(settings_cls),
-            InitSettingsSource(settings_cls, init_kwargs=file),
-        )
-
-
-def load_settings(
-    options: Mapping[str, Any] | None = None, config_file: Path | None = None
-) -> Settings:
-    """Settings from the command line, the environment and a TOML file, in this order of weight.
-
-    Args:
-        options: what the command line gave, nested as the settings are.
-        config_file: a TOML file, or None.
-
-    Raises:
-        ConfigError: in one line, naming the setting at fault and where it can be given.
-    """
-    file: dict[str, Any] = {}
-    if config_file is not None:
-        try:
-            file = tomllib.loads(config_file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"cannot read {config_file}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{config_file} is not TOML: {error}") from error
-    if "transport" in file:
-        file["transport"] = _transport(file["transport"])  # so that options of elsewhere join it
-    try:
-        loaded = _Loaded(cli_options=dict(options or {}), toml_file=file)  # type: ignore[call-arg]
-    except ValidationError as error:
-        raise ConfigError(_explain(error)) from error
-    except SettingsError as error:
-        raise ConfigError(f"in the environment: {error}") from error
-    return Settings.model_validate(loaded.model_dump())
-
-
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for item in error.errors():
-        path = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            lines.append(f"unknown setting {path}")
-        elif item["loc"][0] == "transport":  # the value may hold a secret
-            lines.append(f"{path}: {item['msg']}; options are given as transport.NAME.KEY")
-        else:
-            lines.append(f"{path}: {item['msg']}, got {item['input']!r}")
-    return "; ".join(lines)

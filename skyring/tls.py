@@ -1,4 +1,4 @@
-"""TLS of transports that connect to a server."""
+"""TLS of whoever connects to a server."""
 
 from __future__ import annotations
 

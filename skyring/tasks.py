@@ -1,4 +1,4 @@
-"""Ending the background tasks of a transport."""
+"""Ending background tasks."""
 
 from __future__ import annotations
 

@@ -1,0 +1,201 @@
+"""What a node in a ring has beside that of one that stands alone."""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+from collections.abc import Callable, Mapping
+from os import getpid, urandom
+from typing import Any, NamedTuple
+
+import msgspec
+
+from skyring.clock import Clock
+from skyring.nats.making import make_link
+from skyring.node_slots import NodeSlots
+from skyring.ring.bus import Bus
+from skyring.ring.member import MemberSettings, RingMember
+from skyring.ring.membership import Timing
+from skyring.ring.nats_bus import NatsBus
+from skyring.ring.router import Execute, RouterLimits
+from skyring.settings import Settings
+from skyring.storage.base import Storage
+from skyring.storage.jetstream import JetStreamLog
+from skyring.storage.log import Log
+from skyring.storage.replicated import ReplicatedStorage
+from skyring.timers.state import TimerState
+
+__all__ = ["NodeRing", "RingConnection", "connect_ring", "node_name"]
+
+logger = logging.getLogger(__name__)
+
+NODE_CHARS_MAX = 64
+ENTRY_ID_BYTES = 12
+
+
+class RingConnection(NamedTuple):
+    """What the nodes of a ring share."""
+
+    bus: Bus
+    log: Log
+
+
+def node_name(settings: Settings) -> str:
+    """The name of a node: as it was given, or host name and port."""
+    if settings.node:
+        return settings.node
+    number = settings.port or getpid()
+    host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())
+    return f"{host[: NODE_CHARS_MAX - 8]}-{number}"
+
+
+def node_address(settings: Settings, port: int) -> str:
+    """The URL of a node's API, as others are told; "" if it is not known."""
+    if settings.advertise or not port:
+        return settings.advertise
+    host = socket.gethostname() if settings.host in ("0.0.0.0", "::") else settings.host
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def connect_ring(settings: Settings) -> RingConnection:
+    """The bus and the log in NATS, not yet open.
+
+    Raises:
+        ConfigError: a setting can never work.
+    """
+    nats, ring = settings.nats, settings.ring
+    link = make_link(nats, f"skyring {node_name(settings)}")
+    return RingConnection(
+        NatsBus(link, ring.name, ring.replicas, nats.request_timeout_ms),
+        JetStreamLog(
+            link,
+            ring.name,
+            settings.slots,
+            ring.replicas,
+            nats.request_timeout_ms,
+            ring.log_bytes_max,
+        ),
+    )
+
+
+class NodeRing:
+    """Storage behind the log, and membership. `join` ties it to the timers.
+
+    Args:
+        settings: of the node.
+        connection: shared with the others.
+        store: the materialised state of this node.
+        clock: what time it is.
+    """
+
+    member: RingMember
+    slots: NodeSlots
+
+    def __init__(
+        self, settings: Settings, connection: RingConnection, store: Storage, clock: Clock
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self.name = node_name(settings)
+        self.bus, self.log = connection
+        self.storage = ReplicatedStorage(
+            store,
+            self.log,
+            self.name,
+            _entry_ids(),
+            self.may_act,
+            self._may_read,
+            self._fenced,
+        )
+
+    def tie(self, state: TimerState, execute: Execute) -> None:
+        """Tie storage, timers and ring together.
+
+        Args:
+            state: the timers of the slots that are held.
+            execute: carries out the operations that other nodes send.
+        """
+        ring = self._settings.ring
+        self.slots = NodeSlots(self.storage, state, self._clock, self._lost)
+        self.member = RingMember(
+            MemberSettings(
+                node=self.name,
+                address=node_address(self._settings, self._settings.port),
+                slots=self._settings.slots,
+                timing=Timing(ring.heartbeat_ms, ring.suspect_ms, ring.dead_ms),
+                lease_ms=ring.lease_ms,
+                moves_max=ring.moves_max,
+                router=RouterLimits(
+                    request_timeout_ms=ring.request_timeout_ms,
+                    try_timeout_ms=ring.dead_ms,
+                    waiting_max=ring.waiting_max,
+                ),
+            ),
+            self.bus,
+            self.slots,
+            execute,
+            self._clock,
+            self.emit,
+        )
+
+    def timer_options(self) -> dict[str, Any]:
+        """What the timers of a ring need: the lease, and where events go."""
+        wants_events = self._settings.ring.events == "all"
+        return {"may_deliver": self.may_act, "events": self.emit if wants_events else None}
+
+    async def open(self) -> None:
+        """Connect in the background."""
+        await self.bus.open(self.name, self.member)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self.bus.close()
+
+    def listening(self, port: int) -> None:
+        """The API is served on this port: the others are told."""
+        self.member.presence.address = node_address(self._settings, port)
+
+    def may_act(self) -> bool:
+        """Does the lease hold?"""
+        return self.member.may_act()
+
+    def emit(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Publish an event, if the settings want it."""
+        if self._settings.ring.events == "none":
+            return
+        event = {"type": kind, "node": self.name, "time": self._clock.now_ms(), **fields}
+        self.bus.emit(kind, msgspec.json.encode(event))
+
+    def view(self) -> dict[str, Any]:
+        """For ``GET /ring``."""
+        return {
+            "mode": "ring",
+            "ring": self._settings.ring.name,
+            "slots": self._settings.slots,
+            "log": {"id": self.log.identity, "replicas": self._settings.ring.replicas},
+            **self.member.view(),
+        }
+
+    def _may_read(self) -> bool:
+        return self.member.may_read()
+
+    def _fenced(self, slot: int) -> None:
+        logger.warning("slot %d has been claimed by another node", slot)
+        self.slots.fenced([slot])
+
+    def _lost(self, slots: Any) -> None:
+        self.member.slots_lost(slots)
+
+
+def _entry_ids() -> Callable[[], bytes]:
+    """Ids that no entry of a log ever had: random for this process, then counted."""
+    start = urandom(ENTRY_ID_BYTES)
+    number = 0
+
+    def new_id() -> bytes:
+        nonlocal number
+        number += 1
+        return start + number.to_bytes(6, "big")
+
+    return new_id

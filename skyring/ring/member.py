@@ -1,0 +1,381 @@
+"""A node as a member of the ring: it joins, takes its slots, serves the others, and leaves.
+
+What is to be done is decided by pure machines (`Membership`, `Ownership`, `Lease`, `RoutingTable`);
+here and in the modules beside it is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Coroutine, Iterable
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from skyring.clock import Clock
+from skyring.errors import RingError, Unavailable
+from skyring.ring.answering import Answering
+from skyring.ring.bus import Answer, Bus
+from skyring.ring.host import SlotHost
+from skyring.ring.membership import Timing
+from skyring.ring.messages import Garbled
+from skyring.ring.mover import Mover
+from skyring.ring.observer import EmitEvent, Observer
+from skyring.ring.ownership import Ownership
+from skyring.ring.presence import Presence
+from skyring.ring.router import Execute, Router, RouterLimits
+from skyring.ring.slots import pack_slots
+from skyring.ring.view import view_of
+from skyring.ring.waiting import wait_for
+
+__all__ = ["MemberSettings", "RingMember"]
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 0.1
+"""Between two looks at what time has brought."""
+JOIN_PAUSE_S = 0.5
+MOVE_ASK_TIMEOUT_MS = 3_000
+RELEASE_S = 3.0
+"""Time allowed to the storage to finish what is under way when this node leaves."""
+CONTEST_MS = 1_000
+"""A slot that another node still says it holds so long after its claim here is looked at."""
+QUESTIONS_MAX = 10_000
+"""Questions of others that are answered at once; more are dropped."""
+
+
+class MemberSettings(NamedTuple):
+    """What a member has to know."""
+
+    node: str
+    address: str
+    slots: int
+    timing: Timing
+    lease_ms: int
+    moves_max: int
+    router: RouterLimits
+
+
+class RingMember:
+    """One node's part in the ring. It implements `skyring.ring.bus.Listener`.
+
+    Args:
+        settings: who it is, and bounds.
+        bus: the way to the others.
+        host: who keeps the slots.
+        execute: carries out operations on slots that are held here.
+        clock: what time it is.
+        emit: publishes events.
+    """
+
+    def __init__(
+        self,
+        settings: MemberSettings,
+        bus: Bus,
+        host: SlotHost,
+        execute: Execute,
+        clock: Clock,
+        emit: EmitEvent,
+    ) -> None:
+        me, slots, timing = settings.node, settings.slots, settings.timing
+        self._me = me
+        self._bus = bus
+        self._host = host
+        self._clock = clock
+        self._emit = emit
+        self._joining = "the ring is being joined"
+        self._is_settled = False
+        self._claimed_ms: dict[int, int] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._questions = 0
+        self._up = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._failure: asyncio.Future[None] | None = None
+        self.observer = Observer(
+            me, slots, timing, settings.lease_ms, bus, clock, self._spawn, emit, self._on_change
+        )
+        self.presence = Presence(
+            me,
+            settings.address,
+            timing.heartbeat_ms,
+            settings.lease_ms,
+            bus,
+            host,
+            self.observer,
+            clock,
+            self._spawn,
+        )
+        self.ownership = Ownership(
+            me,
+            slots,
+            settings.moves_max,
+            ask_again_ms=timing.heartbeat_ms // 2,
+            grace_ms=timing.heartbeat_ms,
+        )
+        self._mover = Mover(
+            me,
+            slots,
+            self.ownership,
+            host,
+            bus,
+            self._spawn,
+            clock,
+            self._on_claimed,
+            MOVE_ASK_TIMEOUT_MS,
+        )
+        self.router = Router(
+            me,
+            bus,
+            self.observer.table,
+            self.is_here,
+            execute,
+            self._spawn,
+            clock,
+            settings.router,
+        )
+        self._answering = Answering(
+            host,
+            execute,
+            slots,
+            lambda: self.presence.incarnation,
+            lambda: bus.payload_bytes_max,
+            self._on_released,
+        )
+
+    # What others want to know
+
+    def may_act(self) -> bool:
+        """Does the lease hold? Without it nothing is delivered and nothing written."""
+        return self.presence.may_act()
+
+    def may_read(self) -> bool:
+        """May what is held be read?
+
+        While NATS is away also without the lease: it may be out of date, but nobody knows better.
+        """
+        return self.presence.may_act() or not self._bus.is_up
+
+    def is_here(self, slot: int) -> bool:
+        """Does this node hold a slot, and may it act?"""
+        return slot in self._host.held() and self.presence.may_act()
+
+    def not_ready(self) -> str | None:
+        """Why this node should get no requests now."""
+        state = self.presence.state
+        if state is None:
+            return self._joining
+        if state != "alive":
+            return f"this node is {state}"
+        if not self._bus.is_up:
+            return "no connection to NATS"
+        if not self.may_act():
+            return "the lease has lapsed"
+        if not self._is_settled:
+            return "this node is taking its slots"
+        return None
+
+    def view(self) -> dict[str, Any]:
+        """The ring as this node sees it, for ``GET /ring``."""
+        return view_of(
+            self._me,
+            self.presence,
+            self.observer,
+            self.ownership,
+            self._host,
+            self._bus.is_up,
+            self._now_ms(),
+        )
+
+    # Life
+
+    async def run(self) -> None:
+        """Join, and be a member until cancelled.
+
+        Raises:
+            RingError: the ring does not take this node, or not any more.
+            StorageError: what this node keeps does not belong to the ring.
+        """
+        self._failure = asyncio.get_running_loop().create_future()
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            group.create_task(_raise(self._failure), name="ring-failure")
+            await self._join()
+            group.create_task(self.presence.heartbeats(), name="ring-heartbeats")
+            group.create_task(self._ticks(), name="ring-ticks")
+
+    async def leave(self, timeout_s: float) -> None:
+        """Give all slots to the others, and say farewell.
+
+        Args:
+            timeout_s: time allowed to the others to take them; then they are let go as they are.
+        """
+        if self.presence.state in (None, "left"):
+            return
+        self.presence.change("leaving")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._host.held() and self._bus.is_up and self.observer.membership.owners():
+                    self._empty.clear()
+                    await wait_for(self._empty, TICK_S)
+        held = list(self._host.held())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RELEASE_S):
+                self._forget(await self._host.release(held, at_once=True))
+        self.presence.change("left")
+        with suppress(Unavailable):
+            await self.presence.announce()
+
+    async def _join(self) -> None:
+        while True:
+            await self._up.wait()
+            try:
+                await self._host.verify()
+                await self.presence.take_name()
+                break
+            except Unavailable as error:
+                self._joining = f"the ring cannot be joined yet: {error}"
+                logger.warning("%s", self._joining)
+                await asyncio.sleep(JOIN_PAUSE_S)
+        self._bus.serve()
+        self.presence.state = "joining"
+        await self.presence.announce_until_taken()
+        self.presence.change("alive")
+        logger.info("%s has joined the ring", self._me)
+
+    async def _ticks(self) -> None:
+        while True:
+            self.presence.check_lease()
+            self.observer.tick()
+            if self.presence.state == "alive" and self._bus.is_up:
+                self._mover.step(self.observer.holders())
+                if not self._is_settled and not self.ownership.missing():
+                    self._is_settled = bool(self._host.held())
+            await wait_for(self._mover.wake, TICK_S)
+            self._mover.wake.clear()
+
+    # What the bus tells
+
+    def heard(self, announcement: bytes) -> None:
+        """A node has announced itself."""
+        gossip = self.observer.read(announcement)
+        if gossip is None:
+            return
+        if gossip.node != self._me:
+            self.observer.hear(gossip)
+            self._contest(gossip.node)
+        elif self.presence.state is not None and gossip.incarnation > self.presence.incarnation:
+            self._fail(RingError(f"another node with the name {self._me} has joined the ring"))
+
+    def asked(self, question: bytes, answer: Answer) -> None:
+        """Another node asks this one."""
+        if self._questions < QUESTIONS_MAX:
+            self._questions += 1
+            self._spawn(self._answer(question, answer))
+
+    def connected(self) -> None:
+        """The bus is up."""
+        self.presence.check_lease()  # before anything is heard that counts on it
+        self.observer.membership.hearing(self._now_ms())
+        self._up.set()
+        if self.presence.state is not None:
+            self._spawn(self._reconnected())
+
+    def disconnected(self, reason: str) -> None:
+        """The bus is down."""
+        self._up.clear()
+        self.observer.membership.deaf(self._now_ms())
+
+    async def _reconnected(self) -> None:
+        while self._bus.is_up:
+            try:
+                await self._host.verify()
+                await self.observer.read_announcements()
+            except Unavailable as error:
+                logger.debug("after the connection was made anew: %s", error)
+                await asyncio.sleep(JOIN_PAUSE_S)
+            else:
+                break
+        self.presence.beat.set()
+        self._mover.wake.set()
+
+    async def _answer(self, question: bytes, answer: Answer) -> None:
+        try:
+            answer(await self._answering.answer(question))
+        except Garbled as error:
+            self.observer.note_garbled(error)
+        except Unavailable as error:
+            logger.debug("a question is not answered: %s", error)
+        except Exception:  # a defect; whoever asked takes it for an answer that was lost
+            logger.exception("a question of another node failed")
+        finally:
+            self._questions -= 1
+
+    # Slots that come and go
+
+    def slots_lost(self, slots: Iterable[int]) -> None:
+        """Slots are not held any more: others have claimed them, or the lease has lapsed."""
+        lost = frozenset(slots)
+        self._emit("lost", {"slots": sorted(lost)})
+        self._forget(lost)
+
+    def _on_change(self) -> None:
+        """A slot may have a new owner, or a new holder."""
+        self.ownership.placed(self.observer.placement, self._now_ms())
+        self._mover.wake.set()
+        self.router.changed()
+
+    def _on_claimed(self, slots: frozenset[int]) -> None:
+        self._claimed_ms.update(dict.fromkeys(slots, self._now_ms()))
+        self._emit("claim", {"slots": sorted(slots)})
+        self._tell_held()
+
+    def _on_released(self, slots: frozenset[int], to: str) -> None:
+        self._emit("release", {"slots": sorted(slots), "to": to})
+        self._forget(slots)
+
+    def _forget(self, slots: frozenset[int]) -> None:
+        self.ownership.lost(slots, self._now_ms())
+        for slot in slots:
+            self._claimed_ms.pop(slot, None)
+        self._tell_held()
+        self._mover.wake.set()
+        if not self._host.held():
+            self._empty.set()
+
+    def _tell_held(self) -> None:
+        """What this node holds has changed: its own requests know at once, the others soon."""
+        self.observer.holds(pack_slots(self._host.held()))
+        self.presence.beat.set()
+
+    def _contest(self, name: str) -> None:
+        """Does another node say that it holds what is held here? The log knows who is right."""
+        settled_ms = self._now_ms() - CONTEST_MS
+        both = [
+            slot
+            for slot in self.observer.table.said_to_hold(name).intersection(self._host.held())
+            if self._claimed_ms.get(slot, 0) < settled_ms
+        ]
+        if both:
+            self._spawn(self._host.touch(both))
+
+    # Helpers
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        assert isinstance(work, Coroutine)
+        try:
+            if self._group is None:
+                raise RuntimeError("the ring does not run yet")
+            self._group.create_task(work)
+        except RuntimeError:  # or does not run any more
+            work.close()
+
+    def _fail(self, error: Exception) -> None:
+        if self._failure is not None and not self._failure.done():
+            self._failure.set_exception(error)
+
+    def _now_ms(self) -> int:
+        return int(self._clock.monotonic_s() * 1000)
+
+
+async def _raise(failure: asyncio.Future[None]) -> None:
+    await failure

@@ -1,0 +1,112 @@
+"""What nodes send each other, and how it is written: a version byte, then MessagePack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import msgspec
+
+from skyring.errors import SkyringError
+from skyring.ring.membership import Gossip
+
+__all__ = [
+    "WIRE_VERSION",
+    "Garbled",
+    "OperationsAnswer",
+    "OperationsQuestion",
+    "ProbeAnswer",
+    "ProbeQuestion",
+    "Question",
+    "ReleaseAnswer",
+    "ReleaseQuestion",
+    "decode_gossip",
+    "decode_operations_answer",
+    "decode_probe_answer",
+    "decode_question",
+    "decode_release_answer",
+    "encode",
+]
+
+WIRE_VERSION = 1
+PREFIX = bytes([WIRE_VERSION])
+
+
+class Garbled(SkyringError):
+    """A message that cannot be read: forged, damaged, or of another version."""
+
+    code = "garbled"
+
+
+class ProbeQuestion(msgspec.Struct, frozen=True, array_like=True, tag="probe"):
+    """Are you there?"""
+
+
+class ReleaseQuestion(msgspec.Struct, frozen=True, array_like=True, tag="release"):
+    """Give these slots to me."""
+
+    node: str
+    slots: bytes
+    """As by `skyring.ring.slots.pack_slots`."""
+
+
+class OperationsQuestion(msgspec.Struct, frozen=True, array_like=True, tag="operations"):
+    """Carry these out; each is of a slot that you hold."""
+
+    operations: list[tuple[int, bytes]]
+    """Slot, or -1 for one that concerns several, and the operation."""
+
+
+Question: TypeAlias = ProbeQuestion | ReleaseQuestion | OperationsQuestion
+
+
+class ProbeAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """I am."""
+
+    incarnation: int
+
+
+class ReleaseAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """These are yours now."""
+
+    slots: bytes
+
+
+class OperationsAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """What came of the operations, in their order."""
+
+    answers: list[bytes | bool | None]
+    """None: the slot is not held here (any more). False: the answer is longer than a message may
+    be. True: it did not fit into this one; ask again, alone."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: Gossip | Question | ProbeAnswer | ReleaseAnswer | OperationsAnswer) -> bytes:
+    """The bytes of a message."""
+    return PREFIX + _encoder.encode(message)
+
+
+def _reader(kind: Any, what: str) -> Callable[[bytes], Any]:
+    decode = msgspec.msgpack.Decoder(kind).decode
+
+    def read(data: bytes) -> Any:
+        if data[:1] != PREFIX:
+            raise Garbled(f"{what} has version {data[:1].hex() or 'none'}, not {WIRE_VERSION}")
+        try:
+            return decode(memoryview(data)[1:])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Garbled(f"{what} cannot be read: {error}") from error
+
+    return read
+
+
+decode_gossip: Callable[[bytes], Gossip] = _reader(Gossip, "an announcement")
+"""Raises Garbled, as all of these do."""
+decode_question: Callable[[bytes], Question] = _reader(Question, "a question")
+decode_probe_answer: Callable[[bytes], ProbeAnswer] = _reader(ProbeAnswer, "an answer")
+decode_release_answer: Callable[[bytes], ReleaseAnswer] = _reader(ReleaseAnswer, "an answer")
+decode_operations_answer: Callable[[bytes], OperationsAnswer] = _reader(
+    OperationsAnswer, "an answer"
+)

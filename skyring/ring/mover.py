@@ -1,0 +1,111 @@
+"""Carries out what `Ownership` decides: follows, asks, claims."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+from skyring.clock import Clock
+from skyring.errors import TooLarge, Unavailable
+from skyring.ring.bus import Bus
+from skyring.ring.host import SlotHost
+from skyring.ring.messages import Garbled, ReleaseQuestion, decode_release_answer, encode
+from skyring.ring.ownership import Holder, Ownership
+from skyring.ring.slots import pack_slots, unpack_slots
+
+__all__ = ["Mover"]
+
+logger = logging.getLogger(__name__)
+
+
+class Mover:
+    """Brings slots to this node.
+
+    Args:
+        me: name of this node.
+        slots: how many slots there are.
+        ownership: decides.
+        host: who keeps the slots.
+        bus: the way to their holders.
+        spawn: begins a task that belongs to the ring.
+        clock: for waits.
+        changed: called when slots were claimed.
+        ask_timeout_ms: how long a holder is waited for.
+    """
+
+    def __init__(
+        self,
+        me: str,
+        slots: int,
+        ownership: Ownership,
+        host: SlotHost,
+        bus: Bus,
+        spawn: Callable[[Awaitable[None]], object],
+        clock: Clock,
+        changed: Callable[[frozenset[int]], None],
+        ask_timeout_ms: int,
+    ) -> None:
+        self._me = me
+        self._slots = slots
+        self._ownership = ownership
+        self._host = host
+        self._bus = bus
+        self._spawn = spawn
+        self._clock = clock
+        self._changed = changed
+        self._ask_timeout_ms = ask_timeout_ms
+        self.wake = asyncio.Event()
+        """Set when there may be a next step."""
+
+    def step(self, holders: Mapping[int, Holder]) -> None:
+        """Begin what is to be done now.
+
+        Args:
+            holders: other nodes that say that they hold slots, by slot.
+        """
+        steps = self._ownership.step(holders, self._now_ms())
+        if steps.follow:
+            self._spawn(self._follow(steps.follow))
+        for node, slots in steps.ask.items():
+            self._spawn(self._ask(node, slots))
+        if steps.claim:
+            self._spawn(self._claim(steps.claim))
+
+    async def _follow(self, slots: frozenset[int]) -> None:
+        try:
+            await self._host.follow(slots)
+        except Unavailable as error:
+            logger.debug("%d slots cannot be read: %s", len(slots), error)
+            self._ownership.not_followed(slots, self._now_ms())
+        else:
+            self._ownership.followed(slots)
+        self.wake.set()
+
+    async def _ask(self, node: str, slots: frozenset[int]) -> None:
+        released: frozenset[int] = frozenset()
+        question = ReleaseQuestion(self._me, pack_slots(slots))
+        try:
+            data = await self._bus.ask(node, encode(question), self._ask_timeout_ms)
+            answer = decode_release_answer(data)
+            released = unpack_slots(answer.slots, self._slots) & slots
+        except (Unavailable, TooLarge, Garbled) as error:
+            logger.debug("%s does not release %d slots: %s", node, len(slots), error)
+        self._ownership.released(released)
+        self._ownership.refused(slots - released, self._now_ms())
+        self.wake.set()
+
+    async def _claim(self, slots: frozenset[int]) -> None:
+        try:
+            await self._host.claim(slots)
+        except Unavailable as error:
+            logger.warning("%d slots cannot be claimed now: %s", len(slots), error)
+        held = slots.intersection(self._host.held())
+        self._ownership.claimed(held)
+        self._ownership.lost(slots - held, self._now_ms())
+        if held:
+            self._changed(held)
+        self.wake.set()
+
+    def _now_ms(self) -> int:
+        return int(self._clock.monotonic_s() * 1000)

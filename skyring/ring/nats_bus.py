@@ -1,0 +1,196 @@
+"""The bus over NATS.
+
+skyring.<ring>.gossip.<node>    announcements: core NATS carries them live, and a stream in memory
+                                keeps the last one of each node; its answer is the acknowledgement
+skyring.<ring>.node.<node>      questions to a node, by request and reply
+skyring.<ring>.events.<kind>    events
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from base64 import b64decode
+from contextlib import suppress
+from typing import Any
+
+from skyring.errors import SkyringError, Unavailable, Uncertain
+from skyring.nats.link import Link
+from skyring.nats.message import Message, Received, Reply
+from skyring.nats.session import Session
+from skyring.nats.subscription import Subscription
+from skyring.ring.bus import Bus, Listener, NobodyThere
+
+__all__ = ["NatsBus"]
+
+logger = logging.getLogger(__name__)
+
+PAYLOAD_BYTES = 1 << 20
+"""What NATS takes by default; as long as there is no connection it is not known."""
+GOSSIP_AGE_NS_MAX = 3_600 * 10**9
+"""How long the last announcement of a node is kept: far longer than any lease."""
+MEMBERS_MAX = 1_000
+NAME_IN_USE = 10_058
+
+
+class NatsBus(Bus):
+    """One node's way to the others.
+
+    Args:
+        link: to NATS; it belongs to the bus, which starts and stops it.
+        ring: name of the ring.
+        replicas: servers that keep the announcements.
+        request_timeout_ms: time allowed to NATS for one answer of its own.
+    """
+
+    def __init__(self, link: Link, ring: str, replicas: int, request_timeout_ms: int) -> None:
+        self._link = link
+        self._prefix = f"skyring.{ring}"
+        self._stream = f"SKYRING_{ring}_GOSSIP"
+        self._replicas = replicas
+        self._request_timeout_ms = request_timeout_ms
+        self._node = ""
+        self._listener: Listener | None = None
+        self._subscriptions: list[Subscription] = []
+        self._has_stream = False
+        self.events_dropped = 0
+
+    @property
+    def is_up(self) -> bool:
+        return self._link.session is not None
+
+    @property
+    def payload_bytes_max(self) -> int:
+        session = self._link.session
+        return PAYLOAD_BYTES if session is None else session.payload_bytes_max
+
+    async def open(self, node: str, listener: Listener) -> None:
+        self._node, self._listener = node, listener
+        self._subscribe(f"{self._prefix}.gossip.*", self._on_announcement)
+        self._link.watch(self._on_up, listener.disconnected)
+        await self._link.start()
+
+    def serve(self) -> None:
+        self._subscribe(f"{self._prefix}.node.{self._node}", self._on_question)
+
+    async def announce(self, announcement: bytes, timeout_ms: int) -> None:
+        await self._need_stream()
+        message = Message(f"{self._prefix}.gossip.{self._node}", announcement)
+        reply = await self._link.request(message, timeout_ms)
+        answer = _read(reply)
+        if answer.get("stream") != self._stream:
+            self._has_stream = False  # NATS has been restarted, perhaps: it is made again
+            raise Unavailable(f"an announcement is not kept: {_reason(reply, answer)}")
+
+    async def announcements(self) -> list[bytes]:
+        await self._need_stream()
+        answer = await self._api(
+            f"STREAM.INFO.{self._stream}", {"subjects_filter": f"{self._prefix}.gossip.*"}
+        )
+        subjects = list(answer.get("state", {}).get("subjects") or {})[:MEMBERS_MAX]
+        found = await asyncio.gather(*(self._last(subject) for subject in subjects))
+        return [data for data in found if data is not None]
+
+    async def ask(self, node: str, question: bytes, timeout_ms: int) -> bytes:
+        message = Message(f"{self._prefix}.node.{node}", question)
+        reply = await self._link.request(message, timeout_ms)
+        if reply.is_no_responders:
+            raise NobodyThere(f"the node {node} is not connected")
+        return reply.data
+
+    def emit(self, kind: str, event: bytes) -> None:
+        try:
+            self._link.send(Message(f"{self._prefix}.events.{kind}", event))
+        except SkyringError:
+            self.events_dropped += 1
+
+    async def close(self) -> None:
+        for subscription in self._subscriptions:
+            subscription.end()
+        self._subscriptions.clear()
+        await self._link.stop()
+
+    # What comes
+
+    def _subscribe(self, subject: str, on_message: Any) -> None:
+        self._subscriptions.append(self._link.subscribe(subject, on_message))
+
+    def _on_up(self, session: Session) -> None:
+        self._has_stream = False
+        if self._listener is not None:
+            self._listener.connected()
+
+    def _on_announcement(self, received: Received) -> None:
+        if self._listener is not None:
+            self._listener.heard(received.data)
+
+    def _on_question(self, received: Received) -> None:
+        if self._listener is not None and received.reply:
+            self._listener.asked(received.data, lambda data: self._reply(received.reply, data))
+
+    def _reply(self, subject: str, data: bytes) -> None:
+        try:
+            self._link.send(Message(subject, data))
+        except Unavailable as error:
+            logger.debug("an answer is lost: %s", error)
+        except SkyringError as error:
+            logger.warning("an answer cannot be sent: %s", error)
+
+    # The stream of announcements
+
+    async def _need_stream(self) -> None:
+        if self._has_stream:
+            return
+        answer = await self._api(
+            f"STREAM.CREATE.{self._stream}",
+            {
+                "name": self._stream,
+                "subjects": [f"{self._prefix}.gossip.*"],
+                "storage": "memory",
+                "retention": "limits",
+                "discard": "old",
+                "max_msgs_per_subject": 1,
+                "max_age": GOSSIP_AGE_NS_MAX,
+                "num_replicas": self._replicas,
+            },
+        )
+        error = answer.get("error")
+        if error and error.get("err_code") != NAME_IN_USE:
+            raise Unavailable(f"announcements cannot be kept: {error.get('description')}")
+        self._has_stream = True
+
+    async def _last(self, subject: str) -> bytes | None:
+        answer = await self._api(f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": subject})
+        message = answer.get("message")
+        if not isinstance(message, dict):
+            return None
+        with suppress(ValueError, TypeError):
+            return b64decode(message.get("data") or "")
+        return None
+
+    async def _api(self, what: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Ask JetStream. Raises Unavailable."""
+        message = Message(f"$JS.API.{what}", json.dumps(body).encode())
+        try:
+            reply = await self._link.request(message, self._request_timeout_ms)
+        except Uncertain as error:  # these questions may be repeated
+            raise Unavailable(str(error)) from error
+        if reply.is_no_responders:
+            raise Unavailable("JetStream does not answer")
+        return _read(reply)
+
+
+def _read(reply: Reply) -> dict[str, Any]:
+    try:
+        answer = json.loads(reply.data)
+    except (ValueError, RecursionError):
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _reason(reply: Reply, answer: dict[str, Any]) -> str:
+    if reply.is_no_responders:
+        return "the stream is not there"
+    error = answer.get("error")
+    return str(error.get("description")) if isinstance(error, dict) else "an unknown answer"

@@ -1,0 +1,167 @@
+"""What one node says of itself, and the lease that it has for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from skyring.clock import Clock
+from skyring.errors import RingError, Unavailable, Uncertain
+from skyring.ring.bus import Bus, NobodyThere
+from skyring.ring.host import SlotHost
+from skyring.ring.lease import Lease
+from skyring.ring.membership import Announced, Gossip
+from skyring.ring.messages import Garbled, ProbeQuestion, decode_probe_answer, encode
+from skyring.ring.observer import Observer, Spawn
+from skyring.ring.slots import pack_slots
+from skyring.ring.waiting import wait_for
+
+__all__ = ["Presence"]
+
+logger = logging.getLogger(__name__)
+
+BEAT_S_MIN = 0.02
+"""Between two heartbeats that something new has caused."""
+BEATS_MAX = 12
+"""Heartbeats whose acknowledgement is waited for."""
+ANNOUNCE_PAUSE_S = 0.2
+
+
+class Presence:
+    """Announces this node, and renews its lease.
+
+    Args:
+        me: name of this node.
+        address: URL of its API.
+        heartbeat_ms: pause between two announcements.
+        lease_ms: how long the lease lasts.
+        bus: where it is announced.
+        host: whose slots are named.
+        observer: is told first.
+        clock: for waits, and for the incarnation.
+        spawn: begins tasks.
+    """
+
+    def __init__(
+        self,
+        me: str,
+        address: str,
+        heartbeat_ms: int,
+        lease_ms: int,
+        bus: Bus,
+        host: SlotHost,
+        observer: Observer,
+        clock: Clock,
+        spawn: Spawn,
+    ) -> None:
+        self._me = me
+        self.address = address
+        self._heartbeat_ms = heartbeat_ms
+        self._lease_ms = lease_ms
+        self._bus = bus
+        self._host = host
+        self._observer = observer
+        self._clock = clock
+        self._spawn = spawn
+        self._under_way = 0
+        self.lease = Lease(lease_ms)
+        self.state: Announced | None = None
+        """What this node says of itself; None before it has joined."""
+        self.incarnation = 0
+        self.beat = asyncio.Event()
+        """Set when there is something new to be said."""
+
+    async def take_name(self) -> None:
+        """Make sure that no other node of this name lives.
+
+        Raises:
+            RingError: one does.
+            Unavailable: it cannot be told now.
+        """
+        announced = await self._observer.read_announcements()
+        last = max((item.incarnation for item in announced if item.node == self._me), default=0)
+        try:
+            data = await self._bus.ask(self._me, encode(ProbeQuestion()), self._heartbeat_ms)
+            decode_probe_answer(data)
+        except NobodyThere:
+            pass
+        except (Uncertain, Garbled):
+            # It is there and silent. When its lease is over it can do no harm any more.
+            logger.warning("a node with the name %s does not answer; waiting", self._me)
+            await asyncio.sleep(self._lease_ms / 1000)
+        else:
+            raise RingError(
+                f"a node with the name {self._me} is in the ring already; give this one another"
+                " (--node)"
+            )
+        self.incarnation = max(self._clock.now_ms(), last + 1)
+
+    def change(self, state: Announced) -> None:
+        """Say something else from now on."""
+        self.state = state
+        self.beat.set()
+
+    async def announce_until_taken(self) -> None:
+        """Say it until it is acknowledged."""
+        while True:
+            with suppress(Unavailable):
+                await self.announce()
+                return
+            await asyncio.sleep(ANNOUNCE_PAUSE_S)
+
+    async def heartbeats(self) -> None:
+        """Announce this node again and again."""
+        while True:
+            self.beat.clear()
+            # Each waits for its own acknowledgement: a slow one must not hold up the next.
+            if self._bus.is_up and self._under_way < BEATS_MAX:
+                self._under_way += 1
+                self._spawn(self._one_beat())
+            await asyncio.sleep(BEAT_S_MIN)
+            await wait_for(self.beat, self._heartbeat_ms / 1000 - BEAT_S_MIN)
+
+    async def announce(self) -> None:
+        """Say what is so now; when it returns the lease is renewed. Raises Unavailable."""
+        assert self.state is not None, "it has a state before it says so"
+        self.check_lease()
+        sent_ms = self._now_ms()
+        gossip = Gossip(
+            self._me,
+            self.incarnation,
+            self.state,
+            self.address,
+            pack_slots(self._host.held()),
+            self._host.timers(),
+        )
+        self._observer.hear(gossip)
+        await self._bus.announce(encode(gossip), self._lease_ms)
+        self.check_lease()
+        self.lease.renewed(sent_ms, self._now_ms())
+
+    def check_lease(self) -> None:
+        """Once the lease has lapsed, the slots are dropped before anything else is done.
+
+        While the bus is down nobody can tell whether others took them, and they can still be read.
+        """
+        if self.lease.has_lapsed(self._now_ms()) and self._bus.is_up:
+            held = frozenset(self._host.held())
+            if held:
+                logger.warning("the lease has lapsed; %d slots are dropped", len(held))
+                self._host.drop(held)
+            self.lease.end()
+
+    def may_act(self) -> bool:
+        """Does the lease hold?"""
+        return self.lease.holds(self._now_ms())
+
+    async def _one_beat(self) -> None:
+        try:
+            await self.announce()
+        except Unavailable as error:
+            logger.debug("a heartbeat is not acknowledged: %s", error)
+        finally:
+            self._under_way -= 1
+
+    def _now_ms(self) -> int:
+        return int(self._clock.monotonic_s() * 1000)

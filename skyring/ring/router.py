@@ -1,0 +1,277 @@
+"""Any node takes any request: it is carried out here, or by the node that holds its slot.
+
+Operations for one node that come together travel in one message. A node that does not hold the slot
+(any more) says so, and the table of holders is asked again, until the time is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple, Protocol
+
+from skyring.clock import Clock
+from skyring.errors import Fenced, TooLarge, Unavailable, Uncertain
+from skyring.ring.bus import Bus, NobodyThere
+from skyring.ring.messages import (
+    Garbled,
+    OperationsQuestion,
+    decode_operations_answer,
+    encode,
+)
+from skyring.ring.routing import RoutingTable
+from skyring.ring.waiting import wait_for
+
+__all__ = ["SEVERAL_SLOTS", "Execute", "Moved", "Operation", "Router", "RouterLimits"]
+
+Execute = Callable[[bytes], Awaitable[bytes]]
+"""Carries out an operation on slots that are held here; raises Fenced if they are not."""
+SEVERAL_SLOTS = -1
+"""In place of a slot: the operation itself says which slots it is about."""
+FRAME_BYTES = 4_096
+"""More than what a message adds to an operation, or to the timer in it when it is shown."""
+OPERATION_BYTES = 16
+"""More than what a message adds to each of several operations."""
+PAUSE_S_MIN, PAUSE_S_MAX = 0.02, 0.5
+"""Before a slot without a holder is looked at again, unless the table changes before that."""
+
+
+class Moved(Unavailable):
+    """The node that was asked does not hold the slot."""
+
+
+class Operation(Protocol):
+    """Something to be done in a slot."""
+
+    def encode(self, waited_ms: int, repeated: bool) -> bytes:
+        """The operation as it travels.
+
+        Args:
+            waited_ms: how long it has waited for its slot, rounded down.
+            repeated: was it sent before, so that it may have been done already?
+        """
+
+
+class RouterLimits(NamedTuple):
+    """Bounds of the router."""
+
+    request_timeout_ms: int = 10_000
+    """How long an operation waits for its slot."""
+    try_timeout_ms: int = 2_500
+    """How long one node is waited for, before the holder is looked up again."""
+    waiting_max: int = 10_000
+    """Operations under way to other nodes; more are refused with Unavailable."""
+    batch_operations_max: int = 256
+    batch_bytes_max: int = 256 << 10
+    batches_max: int = 8
+    """Messages under way to one node."""
+
+
+class _Waiting(NamedTuple):
+    slot: int
+    operation: bytes
+    answer: asyncio.Future[bytes | bool | None]
+
+
+class _Peer:
+    """What is on its way to one node."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[_Waiting] = deque()
+        self.under_way = 0
+        self.is_scheduled = False
+
+
+class Router:
+    """Sends operations to where their slots are.
+
+    Args:
+        me: name of this node.
+        bus: the way to the others.
+        table: who holds what.
+        is_here: does this node hold a slot, and may it act?
+        execute: carries operations out here.
+        spawn: begins a task that belongs to the ring.
+        clock: for waits.
+        limits: bounds.
+    """
+
+    def __init__(
+        self,
+        me: str,
+        bus: Bus,
+        table: RoutingTable,
+        is_here: Callable[[int], bool],
+        execute: Execute,
+        spawn: Callable[[Awaitable[None]], object],
+        clock: Clock,
+        limits: RouterLimits,
+    ) -> None:
+        self._me = me
+        self._bus = bus
+        self._table = table
+        self.is_here = is_here
+        self._execute = execute
+        self._spawn = spawn
+        self._clock = clock
+        self._limits = limits
+        self._peers: dict[str, _Peer] = {}
+        self._under_way = 0
+        self._changed = asyncio.Event()
+
+    def changed(self) -> None:
+        """Slots have a new holder: whoever waits for one looks again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def holders(self) -> Mapping[str, list[int]]:
+        """Slots by the node that holds them, this one among them."""
+        return self._table.by_node()
+
+    async def run(self, slot: int, operation: Operation) -> bytes:
+        """Have an operation carried out by whoever holds its slot; its answer.
+
+        Raises:
+            Unavailable: nothing was done (Uncertain: perhaps it was).
+            TooLarge: it does not fit into a message.
+        """
+        began_ms = self._now_ms()
+        pause_s = PAUSE_S_MIN
+        repeated = False
+        while True:
+            changed = self._changed
+            waited_ms = self._now_ms() - began_ms
+            left_ms = self._limits.request_timeout_ms - waited_ms
+            if left_ms <= 0:
+                break
+            try:
+                return await self._try(slot, operation.encode(waited_ms, repeated), left_ms)
+            except Uncertain:
+                repeated = True
+            except (Fenced, Moved, NobodyThere):
+                pass
+            except Unavailable as error:
+                if repeated:
+                    raise Uncertain(f"it may be done or not: {error}") from error
+                raise
+            if not self._bus.is_up:
+                break
+            await wait_for(changed, min(pause_s, left_ms / 1000))
+            pause_s = min(2 * pause_s, PAUSE_S_MAX)
+        if repeated:
+            raise Uncertain("the node that holds this timer did not answer; it may be done or not")
+        if not self._bus.is_up:
+            raise Unavailable("this node has no connection to the ring")
+        raise Unavailable("no node holds the slot of this timer now")
+
+    async def run_at(self, node: str, operation: Operation) -> bytes:
+        """Have an operation about several slots carried out by one node; its answer.
+
+        Raises:
+            Moved: that node does not hold all of them (any more).
+            Unavailable: it cannot be reached.
+        """
+        encoded = operation.encode(0, False)
+        if node == self._me:
+            try:
+                return await self._execute(encoded)
+            except Fenced as error:
+                raise Moved(str(error)) from error
+        return await self._send(node, SEVERAL_SLOTS, encoded, self._limits.request_timeout_ms)
+
+    async def _try(self, slot: int, operation: bytes, left_ms: int) -> bytes:
+        if self.is_here(slot):
+            return await self._execute(operation)
+        holder = self._table.holder(slot)
+        if holder == self._me and not self._bus.is_up:
+            return await self._execute(operation)  # it can still be read; writing ends with Fenced
+        if holder is None or holder == self._me:
+            raise Moved("no node is known to hold it")
+        return await self._send(holder, slot, operation, left_ms)
+
+    # To one other node
+
+    async def _send(self, node: str, slot: int, operation: bytes, left_ms: int) -> bytes:
+        if len(operation) + FRAME_BYTES > self._bus.payload_bytes_max:
+            raise TooLarge(
+                f"a timer may have {self._bus.payload_bytes_max - FRAME_BYTES} bytes in this ring"
+            )
+        if self._under_way >= self._limits.waiting_max:
+            raise Unavailable("too many requests are waiting for other nodes")
+        peer = self._peers.get(node)
+        if peer is None:
+            peer = self._peers[node] = _Peer()
+        waiting = _Waiting(slot, operation, asyncio.get_running_loop().create_future())
+        peer.waiting.append(waiting)
+        if not peer.is_scheduled and peer.under_way < self._limits.batches_max:
+            # Later, so that the operations of this turn of the event loop travel together.
+            peer.is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._start, node, peer)
+        self._under_way += 1
+        try:
+            answer = await waiting.answer
+        finally:
+            self._under_way -= 1
+        if answer is None:
+            raise Moved(f"{node} does not hold it any more")
+        if answer is True:  # it did not fit, together with others
+            return await self._send(node, slot, operation, left_ms)
+        if answer is False:
+            raise Unavailable(f"the answer of {node} is longer than a message may be")
+        return answer
+
+    def _start(self, node: str, peer: _Peer) -> None:
+        peer.is_scheduled = False
+        while peer.waiting and peer.under_way < self._limits.batches_max:
+            batch = self._take(peer)
+            if not batch:
+                continue
+            peer.under_way += 1
+            self._spawn(self._carry(node, peer, batch))
+
+    def _take(self, peer: _Peer) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        size = 0
+        bytes_max = min(self._limits.batch_bytes_max, self._bus.payload_bytes_max)
+        while peer.waiting and len(batch) < self._limits.batch_operations_max:
+            size += len(peer.waiting[0].operation) + OPERATION_BYTES
+            if batch and size > bytes_max:
+                break
+            waiting = peer.waiting.popleft()
+            if not waiting.answer.done():  # else whoever asked has gone
+                batch.append(waiting)
+        return batch
+
+    async def _carry(self, node: str, peer: _Peer, batch: list[_Waiting]) -> None:
+        question = OperationsQuestion([(item.slot, item.operation) for item in batch])
+        answers: list[bytes | bool | None] = []
+        error: Exception | None = None
+        try:
+            data = await self._bus.ask(node, encode(question), self._limits.try_timeout_ms)
+            answers = decode_operations_answer(data).answers
+            if len(answers) != len(batch):
+                error = Uncertain(f"{node} has answered something else")
+        except Garbled as garbled:
+            error = Uncertain(str(garbled))
+        except (Unavailable, TooLarge) as failure:
+            error = failure
+        except BaseException as failure:
+            error = Uncertain(f"the node is stopping: {type(failure).__name__}")
+            raise
+        finally:
+            peer.under_way -= 1
+            for index, item in enumerate(batch):
+                if item.answer.done():
+                    continue
+                if error is not None:
+                    item.answer.set_exception(error)
+                else:
+                    item.answer.set_result(answers[index])
+            if peer.waiting:
+                self._start(node, peer)
+            elif not peer.under_way and not peer.is_scheduled:
+                self._peers.pop(node, None)
+
+    def _now_ms(self) -> int:
+        return int(self._clock.monotonic_s() * 1000)

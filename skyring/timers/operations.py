@@ -1,0 +1,144 @@
+"""The holder's side: operations that came from any node are carried out where their slot is."""
+
+from __future__ import annotations
+
+import asyncio
+
+from msgspec.structs import replace
+
+from skyring.errors import Fenced, NotFound, SkyringError
+from skyring.timers.pages import TimerPages
+from skyring.timers.record import DEAD_PREFIX, DEAD_STOP, DUE_PREFIX, Record
+from skyring.timers.schedule import DUE_STOP
+from skyring.timers.service import Created, NewTimer, TimerService
+from skyring.timers.wire import (
+    Added,
+    Answer,
+    BadMessage,
+    Cancel,
+    Create,
+    CreateMany,
+    Done,
+    Entry,
+    Failed,
+    Found,
+    Get,
+    PartRead,
+    ReadPart,
+    Results,
+    RetryDeadLetter,
+    Sent,
+    Update,
+    decode_new_record,
+    decode_operation,
+    encode_answer,
+)
+
+__all__ = ["TimerOperations"]
+
+RANGES = {"pending": (DUE_PREFIX, DUE_STOP), "dead": (DEAD_PREFIX, DEAD_STOP)}
+BULKS_MAX = 16
+"""Bulk creates that are carried out at once."""
+
+
+class TimerOperations:
+    """Carries out encoded operations on the timers of this node.
+
+    Args:
+        service: the timers.
+        pages: lists and dead letters.
+    """
+
+    def __init__(self, service: TimerService, pages: TimerPages) -> None:
+        self._service = service
+        self._pages = pages
+        self._clock = service.clock
+        self._bulks = asyncio.Semaphore(BULKS_MAX)
+
+    async def execute(self, operation: bytes) -> bytes:
+        """Carry out an operation; its answer, which may be an error.
+
+        Raises:
+            Fenced: nothing was changed, because a slot of it is not held here.
+            BadMessage: the operation cannot be read.
+        """
+        sent = decode_operation(operation)
+        try:
+            answer = await self._answer(sent)
+        except (Fenced, BadMessage):
+            raise
+        except SkyringError as error:
+            answer = Failed.of(error)
+        return encode_answer(answer)
+
+    async def _answer(self, sent: Sent) -> Answer:
+        wanted = sent.operation
+        if isinstance(wanted, Create):
+            created = await self._service.add(self._new(sent, wanted), repeated=sent.repeated)
+            return Added(created.new)
+        if isinstance(wanted, CreateMany):
+            return await self._create_many(sent, wanted)
+        if isinstance(wanted, Update):
+            await self._service.replace(wanted.id, self._record(sent, wanted.record))
+            return Done()
+        if isinstance(wanted, Get):
+            return Found(*await self._service.find(wanted.id))
+        if isinstance(wanted, ReadPart):
+            return await self._part(wanted)
+        if isinstance(wanted, Cancel):
+            removing = self._service.cancel(wanted.id)
+        elif isinstance(wanted, RetryDeadLetter):
+            removing = self._pages.retry_dead_letter(wanted.id)
+        else:
+            removing = self._pages.delete_dead_letter(wanted.id)
+        try:
+            await removing
+        except NotFound:
+            if not sent.repeated:  # else it was removed when this was sent before
+                raise
+        return Done()
+
+    async def _create_many(self, sent: Sent, wanted: CreateMany) -> Results:
+        timers = [self._new(sent, entry) for entry in wanted.timers]
+        async with self._bulks:
+            results = await self._service.add_many(timers, repeated=sent.repeated)
+        if results and all(isinstance(result, Fenced) for result in results):
+            raise Fenced("the slot is not held here any more")
+        return Results(
+            [
+                Added(result.new) if isinstance(result, Created) else Failed.of(result)
+                for result in results
+            ]
+        )
+
+    async def _part(self, wanted: ReadPart) -> PartRead:
+        first, last = RANGES[wanted.kind]
+        if not first <= wanted.start <= wanted.stop <= last:
+            raise BadMessage("these are no bounds of a list")
+        if not all(slot < self._service.slots for slot in wanted.slots):
+            raise BadMessage("there is no such slot")
+        return PartRead(
+            await self._pages.part(
+                wanted.kind,
+                wanted.slots,
+                wanted.start,
+                wanted.stop,
+                wanted.limit,
+                wanted.bytes_max,
+            )
+        )
+
+    def _new(self, sent: Sent, entry: Create | Entry) -> NewTimer:
+        return NewTimer(entry.id, self._record(sent, entry.record), entry.named)
+
+    def _record(self, sent: Sent, value: bytes) -> Record:
+        """A record whose relative time-out is counted on the clock of this node.
+
+        The clocks of two nodes differ: by the other one's the timer might be early here.
+        """
+        record = decode_new_record(value)
+        if record.timeout_ms is None:
+            return record
+        now_ms = self._clock.ceil_ms()
+        due_ms = max(0, now_ms - sent.waited_ms + record.timeout_ms)
+        return replace(record, created_ms=now_ms, due_ms=due_ms, next_ms=due_ms)
