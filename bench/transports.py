@@ -69,9 +69,10 @@ def zmq(kind: str) -> Callable[[Path], tuple[Any, Any]]:
 def nats(kind: str) -> Callable[[Path], tuple[Any, Any]]:
     def made(directory: Path) -> tuple[Any, Any]:
         import nats_peer
+        from skyring.testing.nats_server import NatsServer
         from skyring_nats import Nats
 
-        server = nats_peer.NatsServer(directory)
+        server = NatsServer(directory)
         peer = getattr(nats_peer, kind)(server)
         return Nats(Nats.Options(servers=server.url)), peer
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from skyring.clock import Clock
+from skyring.nats.durability import Sync, read_sync
 from skyring.nats.making import make_link
 from skyring.node_slots import NodeSlots
 from skyring.ring.bus import Bus
@@ -32,6 +33,11 @@ logger = logging.getLogger(__name__)
 
 NODE_CHARS_MAX = 64
 ENTRY_ID_BYTES = 12
+PROMISES: dict[Sync, str] = {
+    "always": "what is acknowledged survives a power cut of its server",
+    "interval": "a power cut of its servers can lose what was acknowledged since the last sync",
+    "unknown": "its monitoring does not tell",
+}
 
 
 class RingConnection(NamedTuple):
@@ -99,6 +105,7 @@ class NodeRing:
         self._clock = clock
         self.name = node_name(settings)
         self.bus, self.log = connection
+        self._sync: Sync = "unknown"
         self.storage = ReplicatedStorage(
             store,
             self.log,
@@ -117,7 +124,7 @@ class NodeRing:
             execute: carries out the operations that other nodes send.
         """
         ring = self._settings.ring
-        self.slots = NodeSlots(self.storage, state, self._clock, self._lost)
+        self.slots = NodeSlots(self.storage, state, self._verify, self._clock, self._lost)
         self.member = RingMember(
             MemberSettings(
                 node=self.name,
@@ -173,9 +180,20 @@ class NodeRing:
             "mode": "ring",
             "ring": self._settings.ring.name,
             "slots": self._settings.slots,
-            "log": {"id": self.log.identity, "replicas": self._settings.ring.replicas},
+            "log": {
+                "id": self.log.identity,
+                "replicas": self._settings.ring.replicas,
+                "sync": self._sync,
+            },
             **self.member.view(),
         }
+
+    async def _verify(self) -> None:
+        await self.storage.verify()
+        sync = await read_sync(self._settings.nats.monitoring)
+        if sync != self._sync:
+            self._sync = sync
+            logger.info("NATS syncs its files: %s (%s)", sync, PROMISES[sync])
 
     def _may_read(self) -> bool:
         return self.member.may_read()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 
 from skyring.clock import Clock
@@ -28,6 +28,7 @@ class NodeSlots(SlotHost):
     Args:
         storage: claims slots.
         state: delivers their timers.
+        verify: makes sure that the log is still there.
         clock: for waits.
         lost: called with slots that are held no more and were not released.
     """
@@ -36,18 +37,20 @@ class NodeSlots(SlotHost):
         self,
         storage: ReplicatedStorage,
         state: TimerState,
+        verify: Callable[[], Awaitable[None]],
         clock: Clock,
         lost: Callable[[Iterable[int]], None],
     ) -> None:
         self._storage = storage
         self._state = state
+        self._verify = verify
         self._clock = clock
         self._lost = lost
         self._asked_ms: dict[int, tuple[int, int]] = {}
         """When slots that could not be given away were asked for: first and last."""
 
     async def verify(self) -> None:
-        await self._storage.verify()
+        await self._verify()
 
     async def follow(self, slots: Iterable[int]) -> None:
         await self._storage.follow(slots)

@@ -204,7 +204,8 @@ class _Paced:
         result.latencies_ms.append((time.perf_counter() - connection.sent_s) * 1000)
         self._waiting -= 1
         _count(result, status, head, body)
-        if status == 201 and connection.timer is not None:
+        # 200 says that it is there already: a repeated try of the server's own may have made it.
+        if status in (200, 201) and connection.timer is not None:
             key, earliest_ms = connection.timer
             result.acknowledged[key] = earliest_ms
         if self._queue:

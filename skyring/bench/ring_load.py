@@ -150,9 +150,10 @@ class RingLoad:
         return found
 
     def failed(self, nodes: Collection[str]) -> int:
-        """Requests to these nodes that were not answered 201, and connections that broke."""
+        """Requests to these nodes that were not taken, and connections that broke."""
         chosen = [self.results[name] for name in nodes if name in self.results]
-        return sum(each.statuses.total() - each.statuses[201] + each.broken for each in chosen)
+        taken = sum(each.statuses[201] + each.statuses[200] for each in chosen)
+        return sum(each.statuses.total() + each.broken for each in chosen) - taken
 
     @property
     def statuses(self) -> Counter[int]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from skyring.timers.record import timer_slot
-
-__all__ = ["MemberView", "RingView", "keys_in", "parse_view"]
+__all__ = ["MemberView", "RingView", "parse_view"]
 
 PRESENT = frozenset({"alive"})
 
@@ -88,8 +86,3 @@ def parse_view(document: Mapping[str, Any]) -> RingView:
         holders=tuple(item["holder"] for item in details),
         epochs=tuple(item["epoch"] for item in details),
     )
-
-
-def keys_in(slots: Collection[int], slots_total: int, candidates: Iterable[str]) -> Iterable[str]:
-    """Those of the candidates that, as ids of timers, lie in one of the slots."""
-    return (key for key in candidates if timer_slot(key, slots_total) in slots)

@@ -13,6 +13,8 @@ from skyring.nats.message import Message
 __all__ = ["JetStreamApi", "JetStreamError", "NoJetStream"]
 
 API = "$JS.API."
+AGAIN_MS = 1_000
+"""A question that came while there was no leader is dropped; it is asked again so often."""
 
 
 class JetStreamError(SkyringError):
@@ -54,22 +56,30 @@ class JetStreamApi:
         self._link = link
         self._timeout_ms = timeout_ms
 
-    async def ask(self, what: str, body: object = None) -> dict[str, Any]:
+    async def ask(
+        self, what: str, body: object = None, timeout_ms: int | None = None
+    ) -> dict[str, Any]:
         """The answer to a question that may be repeated.
 
         Args:
             what: the subject without ``$JS.API.``, such as ``STREAM.INFO.ORDERS``.
+            timeout_ms: None is what the constructor was given.
 
         Raises:
             JetStreamError: it says so.
             NoJetStream: nobody is there to be asked.
             Unavailable: there is no answer, or it cannot be read.
         """
-        payload = b"" if body is None else msgspec.json.encode(body)
-        try:
-            reply = await self._link.request(Message(API + what, payload), self._timeout_ms)
-        except Uncertain as error:
-            raise Unavailable(str(error)) from error
+        message = Message(API + what, b"" if body is None else msgspec.json.encode(body))
+        left_ms = self._timeout_ms if timeout_ms is None else timeout_ms
+        while True:
+            try:
+                reply = await self._link.request(message, min(left_ms, AGAIN_MS))
+                break
+            except Uncertain as error:
+                left_ms -= AGAIN_MS
+                if left_ms <= 0:
+                    raise Unavailable(f"JetStream: {error}") from error
         if reply.is_no_responders:
             raise NoJetStream("JetStream does not answer")
         try:

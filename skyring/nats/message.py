@@ -80,7 +80,7 @@ def encode_message(message: Message, reply_to: bytes = b"") -> tuple[bytes, int]
         ValueError: the subject or a header could be taken for something else. It quotes nothing.
     """
     subject, payload, headers = message
-    if len(subject.split()) != 1 or " " in subject:
+    if subject.split() != [subject]:
         raise ValueError("the subject is empty or holds white space")
     if reply_to:
         reply_to = b" " + reply_to

@@ -32,7 +32,7 @@ class Subscription:
         queue: str,
         ended: Callable[[Subscription], None],
     ) -> None:
-        if len(f"{subject}{queue}".split()) != 1:
+        if subject.split() != [subject] or queue.split() != [queue] * bool(queue):
             raise ValueError("the subject is empty, or it or the queue holds white space")
         self.subject = subject
         self.queue = queue

@@ -35,6 +35,8 @@ PULLS = 2
 """Batches that are asked for at once, so that the next one comes while one is being applied."""
 INACTIVE_NS = 60 * 10**9
 """A consumer that was not removed goes away by itself."""
+CREATE_MS = 1_000
+"""Time allowed to NATS for making a consumer, before it is asked for another one."""
 SLICE_S = 0.25
 """Silence is looked at so often, and a stall of this process uses up only one of them."""
 NAME_BYTES = 9
@@ -86,7 +88,7 @@ class Reading:
         self._missing = dict(targets)
         self._last = last
         self._timeout_ms = timeout_ms
-        self._consumer = f"{stream}.skyring_{secrets.token_hex(NAME_BYTES)}"
+        self._consumer = ""
         inbox = f"{session.inbox}.read.{secrets.token_hex(NAME_BYTES)}"
         self._inbox = inbox.encode()
         self._arrivals: deque[_Arrival] = deque()
@@ -138,13 +140,37 @@ class Reading:
         """Nothing is waited for, so that it works in any state."""
         self._unsubscribe()
         self._session.lost.remove_done_callback(self._lost)
-        self._api.tell(f"CONSUMER.DELETE.{self._consumer}")
+        if self._consumer:
+            self._api.tell(f"CONSUMER.DELETE.{self._consumer}")
 
     # Asking
 
     async def _make_consumer(self, everything: bool) -> None:
+        """It may be given to a server that has just died; the next one to another, perhaps."""
+        tries = max(1, self._timeout_ms // CREATE_MS)
+        for tried in range(1, tries + 1):
+            name = f"skyring_{secrets.token_hex(NAME_BYTES)}"
+            self._consumer = f"{self._stream}.{name}"
+            body = {
+                "stream_name": self._stream,
+                "config": self._config(name, everything),
+                "action": "create",
+            }
+            try:
+                await self._api.ask(
+                    f"CONSUMER.CREATE.{self._consumer}", body, min(CREATE_MS, self._timeout_ms)
+                )
+                return
+            except JetStreamError as error:
+                raise Unavailable(str(error)) from error
+            except Unavailable:
+                if tried == tries or self._session.lost.done():
+                    raise
+                self._api.tell(f"CONSUMER.DELETE.{self._consumer}")
+
+    def _config(self, name: str, everything: bool) -> dict[str, object]:
         config: dict[str, object] = {
-            "name": self._consumer.partition(".")[2],
+            "name": name,
             "deliver_policy": "by_start_sequence",
             "opt_start_seq": min(self._after[slot] for slot in self._slots.values()) + 1,
             "ack_policy": "none",
@@ -155,11 +181,7 @@ class Reading:
         }
         if not everything:
             config["filter_subjects"] = [subject.decode() for subject in self._slots]
-        body = {"stream_name": self._stream, "config": config, "action": "create"}
-        try:
-            await self._api.ask(f"CONSUMER.CREATE.{self._consumer}", body)
-        except JetStreamError as error:
-            raise Unavailable(str(error)) from error
+        return config
 
     def _pull(self) -> None:
         self._asked += BATCH_MAX

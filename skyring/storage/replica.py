@@ -11,7 +11,14 @@ from skyring.errors import RecordUnreadable, StorageError
 from skyring.storage.base import Storage
 from skyring.storage.entry import Entry
 
-__all__ = ["APPLIED_KEY", "KEY_END", "Replica", "read_replica", "refuse_state_of_a_ring", "write_replica"]
+__all__ = [
+    "APPLIED_KEY",
+    "KEY_END",
+    "Replica",
+    "read_replica",
+    "refuse_state_of_a_ring",
+    "write_replica",
+]
 
 APPLIED_KEY = b"l/applied"
 KEY_END = b"\xff" * 32
@@ -120,8 +127,8 @@ async def read_replica(state: Storage, slot: int, log: str) -> Replica:
         raise RecordUnreadable(f"the state of slot {slot} has version {replica.version}")
     if replica.log != log:
         raise StorageError(
-            "the storage directory belongs to another ring, or to one whose logs NATS has lost; give"
-            " this node another directory (--storage:path), or restore the data of NATS"
+            "the storage directory belongs to another ring, or to one whose logs NATS has lost;"
+            " give this node another directory (--storage:path), or restore the data of NATS"
         )
     return replica
 

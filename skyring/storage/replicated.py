@@ -11,14 +11,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import Future
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from skyring.errors import Fenced, SkyringError, Unavailable, Uncertain
+from skyring.storage.appending import PAUSE_S, Appender
 from skyring.storage.base import Storage, Write
 from skyring.storage.catchup import CatchUp
-from skyring.storage.entry import ENTRY_VERSION, Entry, EntryKind, decode_entry, encode_entry
-from skyring.storage.log import Log, LogConflict, Message
+from skyring.storage.log import Log
 from skyring.storage.replica import APPLIED_KEY, KEY_END
 from skyring.storage.slot_work import PendingCommit, SlotWork, end_commits, fitting
 
@@ -26,8 +27,6 @@ __all__ = ["ReplicatedStorage", "ReplicationLimits"]
 
 logger = logging.getLogger(__name__)
 
-PAUSE_S = 0.2
-"""Before the log or the state store is asked again while it is unavailable."""
 CLAIM_TRIES = 20
 """Claims of others that may come before one's own."""
 
@@ -74,15 +73,17 @@ class ReplicatedStorage(Storage):
         self.damage = state.damage
         self._state = state
         self._log = log
-        self._node = node
-        self._new_id = new_id
         self._lease = lease
         self._readable = readable
         self._lost = lost
         self._limits = ReplicationLimits() if limits is None else limits
         self._catch_up = CatchUp(state, log)
+        self._appender = Appender(
+            log, self._catch_up, node, new_id, self._limits.doubt_ms, self._refuse
+        )
         self._slots: dict[int, SlotWork] = {}
         self._held_slots: set[int] = set()
+        self._busy: dict[int, Future[None]] = {}  # slots that are caught up or claimed just now
         self._pending_bytes = 0
         self._log_is_open = False
         self._closed = False
@@ -111,14 +112,8 @@ class ReplicatedStorage(Storage):
             Unavailable: the log cannot be read now.
             StorageError: a log has lost what this node has applied.
         """
-        wanted = [self._slots.setdefault(number, SlotWork(number)) for number in slots]
-        ending = [slot.task for slot in wanted if not slot.is_held and slot.task is not None]
-        if ending:  # what was begun under an earlier claim
-            await asyncio.wait(ending)
-        missing = [slot.number for slot in wanted if not slot.is_held and slot.task is None]
-        await self._state.acquire(missing)
-        for number, replica in (await self._catch_up.run(missing)).items():
-            self._slots[number].replica = replica
+        async with self._alone(slots) as wanted:
+            await self._read_on(wanted)
 
     async def acquire(self, slots: Iterable[int]) -> None:
         """Catch up, and begin a new epoch of each slot: whoever held it before is fenced.
@@ -127,23 +122,22 @@ class ReplicatedStorage(Storage):
             Unavailable: the log cannot be reached now; some of the slots may be held.
             StorageError: a log has lost what this node has applied.
         """
-        numbers = list(slots)
-        await self.follow(numbers)
-        wanted = [self._slots[number] for number in numbers]
-        claims = (self._claim(slot) for slot in wanted if not slot.is_held)
-        for outcome in await asyncio.gather(*claims, return_exceptions=True):
-            if isinstance(outcome, BaseException):
-                raise outcome
+        async with self._alone(slots) as wanted:
+            await self._read_on(wanted)
+            claims = (self._claim(slot) for slot in wanted if not slot.is_held)
+            for outcome in await asyncio.gather(*claims, return_exceptions=True):
+                if isinstance(outcome, BaseException):
+                    raise outcome
 
     async def release(self, slots: Iterable[int]) -> None:
         """Finish what was accepted, and hold the slots no more."""
-        for number in slots:
-            slot = self._slots.get(number)
-            if slot is None:
-                continue
+        ending = []
+        for slot in (self._slots[number] for number in slots if number in self._slots):
             self._let_go(slot)  # nothing more is accepted
             if slot.task is not None:
-                await asyncio.wait([slot.task])
+                ending.append(slot.task)
+        if ending:
+            await asyncio.wait(ending)
 
     def drop(self, slots: Iterable[int]) -> None:
         """Hold slots no more, at once: the lease has lapsed. Nobody is told that they are lost."""
@@ -213,6 +207,30 @@ class ReplicatedStorage(Storage):
         finally:
             watch.cancel()
 
+    @asynccontextmanager
+    async def _alone(self, slots: Iterable[int]) -> AsyncIterator[list[SlotWork]]:
+        """Keep others from catching up in the same slots: entries must be applied in order."""
+        numbers = list(slots)
+        while busy := {self._busy[number] for number in numbers if number in self._busy}:
+            await asyncio.wait(busy)
+        ended: Future[None] = asyncio.get_running_loop().create_future()
+        self._busy.update(dict.fromkeys(numbers, ended))
+        try:
+            yield [self._slots.setdefault(number, SlotWork(number)) for number in numbers]
+        finally:
+            for number in numbers:
+                del self._busy[number]
+            ended.set_result(None)
+
+    async def _read_on(self, slots: list[SlotWork]) -> None:
+        ending = [slot.task for slot in slots if not slot.is_held and slot.task is not None]
+        if ending:  # what was begun under an earlier claim
+            await asyncio.wait(ending)
+        missing = [slot.number for slot in slots if not slot.is_held]
+        await self._state.acquire(missing)
+        for number, replica in (await self._catch_up.run(missing)).items():
+            self._slots[number].replica = replica
+
     def _checked(self, number: int, allowed: Callable[[], bool]) -> SlotWork:
         slot = self._slots.get(number)
         if self._closed:
@@ -225,9 +243,9 @@ class ReplicatedStorage(Storage):
 
     async def _claim(self, slot: SlotWork) -> None:
         for _ in range(CLAIM_TRIES):
-            entry = self._entry(slot, "claim", [], epoch=slot.replica.epoch + 1)
+            entry = self._appender.entry(slot, "claim", [], epoch=slot.replica.epoch + 1)
             try:
-                await self._append_and_apply(slot, entry)
+                await self._appender.append(slot, entry)
             except Fenced:
                 slot.replica = (await self._catch_up.run([slot.number]))[slot.number]
             else:
@@ -265,7 +283,7 @@ class ReplicatedStorage(Storage):
         commits = self._take(slot)
         writes = [write for commit in commits for write in commit.writes]
         try:
-            await self._append_and_apply(slot, self._entry(slot, "batch", writes), commits)
+            await self._appender.append(slot, self._appender.entry(slot, "batch", writes), commits)
         except SkyringError as error:
             end_commits(commits, error)
             if isinstance(error, Fenced):
@@ -296,7 +314,7 @@ class ReplicatedStorage(Storage):
         if pairs:
             writes: list[Write] = [(key, value) for key, value in pairs if key != APPLIED_KEY]
             try:
-                await self._append_and_apply(slot, self._entry(slot, "snapshot", writes))
+                await self._appender.append(slot, self._appender.entry(slot, "snapshot", writes))
             except Unavailable:
                 await asyncio.sleep(PAUSE_S)
                 return
@@ -311,74 +329,6 @@ class ReplicatedStorage(Storage):
             logger.warning("the log of slot %d is not made shorter now", slot.number)
         else:
             slot.replica = slot.replica.compacted(slot.snapshot_keys)
-
-    def _entry(
-        self, slot: SlotWork, kind: EntryKind, writes: list[Write], epoch: int | None = None
-    ) -> Entry:
-        return Entry(
-            version=ENTRY_VERSION,
-            kind=kind,
-            epoch=slot.replica.epoch if epoch is None else epoch,
-            node=self._node,
-            id=self._new_id(),
-            previous=slot.replica.sequence,
-            writes=writes,
-        )
-
-    async def _append_and_apply(
-        self, slot: SlotWork, entry: Entry, commits: Sequence[PendingCommit] = ()
-    ) -> None:
-        """Raises Fenced, or Unavailable if it was certainly not appended."""
-        data = encode_entry(entry)
-        sequence = await self._append(slot, entry, data, commits)
-        message = Message(slot.number, sequence, data)
-        while True:
-            try:
-                slot.replica, applied = self._catch_up.apply(slot.replica, entry, message)
-                await applied
-            except Unavailable:  # it is in the log, so it has to come into the state
-                await asyncio.sleep(PAUSE_S)
-            else:
-                return
-
-    async def _append(
-        self, slot: SlotWork, entry: Entry, data: bytes, commits: Sequence[PendingCommit]
-    ) -> int:
-        expected = slot.replica.sequence
-        tried = False
-        while True:
-            try:
-                return await self._log.append(slot.number, data, expected)
-            except LogConflict:
-                pass
-            except Uncertain:
-                tried = True
-            except Unavailable:
-                if not tried:
-                    raise
-            # Never acknowledged, and never refused, on a guess: the log itself has to say.
-            last = await self._last(slot, commits)
-            if last is not None and last.sequence != expected:
-                if decode_entry(last.data).id == entry.id:
-                    return last.sequence
-                raise Fenced(f"slot {slot.number} has been claimed by another node")
-
-    async def _last(self, slot: SlotWork, commits: Sequence[PendingCommit]) -> Message | None:
-        """The last message of a slot's log. Who waits longer than ``doubt_ms`` is told so."""
-        loop = asyncio.get_running_loop()
-        give_up_s = loop.time() + self._limits.doubt_ms / 1000
-        while True:
-            try:
-                last = await self._log.last(slot.number)
-            except Unavailable as error:
-                if loop.time() >= give_up_s:
-                    slot.doubt = f"the log does not say whether the last write was made: {error}"
-                    end_commits(commits, Uncertain(slot.doubt))
-                    self._refuse(slot, Unavailable(slot.doubt))
-                await asyncio.sleep(PAUSE_S)
-            else:
-                slot.doubt = None
-                return last
 
     def _let_go(self, slot: SlotWork) -> None:
         slot.is_held = False

@@ -120,10 +120,8 @@ class Pages(ABC):
         timers: list[dict[str, Any]] = []
         left = self.page_bytes_max
         while start < stop:
-            wanted = limit - len(timers)
-            entries_max = _least(wanted, self._part_entries_max)
+            entries_max = _least(limit - len(timers), self._part_entries_max)
             bytes_max = _least(left, self._part_bytes_max)
-            is_whole = (entries_max, bytes_max) == (wanted, left)
             parts = await self._parts(kind, start, stop, entries_max, bytes_max)
             # Behind the end of the shortest part another one may have more than it shows.
             end = min((part.end for part in parts if part.end is not None), default=None)
@@ -138,8 +136,6 @@ class Pages(ABC):
                     return Page(timers, _cursor(item.key + b"\0"))
             if end is None:
                 return Page(timers, None)
-            if timers and is_whole:
-                return Page(timers, _cursor(end))  # a part was cut where the page is full
             start = end
         return Page(timers, None)
 

@@ -59,6 +59,7 @@ class ReadAhead:
         unread = self._state.unread
         while not stop.is_set():
             unread.clear()
+            self._schedule.clear_away()
             now_ms = self._clock.now_ms()
             could_read = True
             if self._schedule.behind(now_ms + self._window_ms // 2):

@@ -90,6 +90,7 @@ class TimerState:
         """Deliver the timers of paused slots again."""
         self.schedule.resume(slots)
         self.unread.set()
+        self.wake.set()
 
     async def drained(self, slots: Iterable[int], timeout_s: float) -> set[int]:
         """Those of some paused slots that have no delivery under way.
@@ -101,8 +102,9 @@ class TimerState:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while under_way := self._deliveries(wanted):
-                    for work in under_way:
-                        await self._wait(work)
+                    # All events are made before the first wait, during which others may end.
+                    for ended in [self._ended(work) for work in under_way]:
+                        await ended.wait()
         return wanted - {work.delivery_in for work in self._deliveries(wanted)}
 
     def drop(self, slots: Iterable[int]) -> None:
@@ -210,7 +212,7 @@ class TimerState:
         while (work := self._work.get(timer_id)) is not None:
             if work.delivery_in is not None:
                 raise DeliveryInProgress(f"timer {timer_id} is being delivered")
-            await self._wait(work)
+            await self._ended(work).wait()
         self._work[timer_id] = _Work()
         try:
             yield
@@ -220,12 +222,13 @@ class TimerState:
     async def idle(self, timer_id: str) -> None:
         """Wait until nobody works on a timer."""
         while (work := self._work.get(timer_id)) is not None:
-            await self._wait(work)
+            await self._ended(work).wait()
 
-    async def _wait(self, work: _Work) -> None:
+    def _ended(self, work: _Work) -> asyncio.Event:
+        """Set when this work, which is under way, has ended."""
         if work.ended is None:
             work.ended = asyncio.Event()
-        await work.ended.wait()
+        return work.ended
 
     def _end(self, timer_id: str) -> None:
         work = self._work.pop(timer_id)

@@ -1,6 +1,8 @@
 """Transports deliver fired timers. All that the author of one needs is here."""
 
 from skyring.errors import InvalidRequest
+from skyring.tasks import end_tasks
+from skyring.tls import client_tls
 from skyring.transports.address import Address, read_address
 from skyring.transports.base import (
     Callback,
@@ -10,8 +12,6 @@ from skyring.transports.base import (
     Transport,
     TransportOptions,
 )
-from skyring.tasks import end_tasks
-from skyring.tls import client_tls
 from skyring.transports.wire import delivery_headers, envelope, outcome_of_answer
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -169,10 +169,14 @@ async def test_what_waits_to_be_sent_is_bounded(server: NatsServer) -> None:
     async with linked(server.url, pending_bytes_max=200_000, echo_timeout_ms=60_000) as link:
         await server.pause()
         try:
-            with pytest.raises(Unavailable, match="too much is waiting"):
+
+            async def flood() -> None:
                 for _ in range(2_000):
                     link.send(Message("a", b"x" * 50_000))
                     await asyncio.sleep(0)
+
+            with pytest.raises(Unavailable, match="too much is waiting"):
+                await flood()
             assert link.session is not None
             assert link.session._connection.unsent_bytes < 300_000
         finally:
@@ -327,7 +331,7 @@ async def test_watchers_that_fail_do_no_harm(
     await watch.connected()
     await link.stop()
     assert watch.events == ["up", "down"]
-    assert caplog.text.count("KeyError") == 2
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 2
     with pytest.raises(Unavailable, match="stopping"):
         link.send(Message("a", b""))
     await link.stop()
@@ -337,23 +341,22 @@ async def test_watchers_that_fail_do_no_harm(
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Iterator[Path]:
+def files(tmp_path: Path) -> Path:
     (tmp_path / "rubbish").write_text("s3cret")
-    yield tmp_path
+    return tmp_path
 
 
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ({"servers": ()}, "nats.servers: 1 to 100"),
-        ({"servers": ("http://a",)}, "nats.servers: 'http://a' does not begin"),
-        ({"servers": ("nats://a:s3cret@b",)}, "nats.user and .password, or .token"),
-        ({"user": "ann"}, "nats: user and password go together"),
-        ({"token": "s3cret", "user": "a", "password": "s3cret"}, "nats: user and token exclude"),
-        ({"ca_file": "none"}, "nats.ca_file: .*none: No such file"),
-        ({"ca_file": "rubbish"}, "nats.ca_file: .*no certificates"),
-        ({"credentials_file": "rubbish"}, "nats.credentials_file: .* does not hold"),
-        ({"nkey_seed_file": "rubbish"}, "nats.nkey_seed_file: .* does not hold"),
+        ({"servers": ()}, r"nats\.servers: 1 to 100"),
+        ({"servers": ("http://a",)}, r"nats\.servers: 'http://a' does not begin"),
+        ({"user": "ann"}, r"nats: user and password go together"),
+        ({"token": "s3cret", "user": "a", "password": "s3cret"}, r"nats: user and token exclude"),
+        ({"ca_file": "none"}, r"nats\.ca_file: .*none: No such file"),
+        ({"ca_file": "rubbish"}, r"nats\.ca_file: .*no certificates"),
+        ({"credentials_file": "rubbish"}, r"nats\.credentials_file: .* does not hold"),
+        ({"nkey_seed_file": "rubbish"}, r"nats\.nkey_seed_file: .* does not hold"),
     ],
 )
 def test_settings_that_can_never_work(files: Path, given: dict[str, Any], text: str) -> None:

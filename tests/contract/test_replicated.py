@@ -371,3 +371,20 @@ def test_nothing_acknowledged_is_lost_whatever_happens(steps: list[Any], spare: 
         patch.setattr("skyring.storage.replica.SPARE_BYTES", spare)
         patch.setattr("skyring.storage.replicated.PAUSE_S", 0.001)
         asyncio.run(play(steps))
+
+
+async def test_two_who_catch_up_at_once_do_it_one_after_the_other(log: MemoryLog) -> None:
+    """Or else the older entries, applied by the one behind, would undo the newer ones."""
+    a = await opened("a", log)
+    await a.storage.acquire([0])
+    for number in range(50):
+        await a.storage.commit(0, [(b"k", b"%d" % number)])
+    b = await opened("b", log)
+    await asyncio.gather(
+        b.storage.follow([0]), b.storage.follow([0]), b.storage.acquire([0]), b.storage.follow([0])
+    )
+    await b.storage.commit(0, [(b"k", b"new")])
+    assert await b.content(0) == {b"k": b"new"}
+    assert b.storage.epoch(0) == 2
+    for node in (a, b):
+        await node.storage.close()

@@ -13,8 +13,7 @@ SLOTS = 16
 
 
 def member(name: str, held: set[int], state: MemberState = "alive") -> Member:
-    announced = state if state not in ("suspect", "dead") else "alive"
-    return Member(Gossip(name, 1, announced, held=pack_slots(held)), state, 0)
+    return Member(Gossip(name, 1, "alive", held=pack_slots(held)), state, 0)
 
 
 def test_the_last_one_to_begin_is_the_holder() -> None:

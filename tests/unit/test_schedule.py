@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from skyring.timers.record import Hint, due_key, split_due_key
-from skyring.timers.schedule import OVERFLOW, Load, Schedule
+from skyring.timers.schedule import ASIDE, OVERFLOW, Load, Schedule
 
 SCHEDULED_MAX = 12
 SLOTS = 3
@@ -118,12 +118,14 @@ def test_a_paused_slot_gives_nothing_until_it_is_resumed() -> None:
     assert not schedule.is_open(0)
     assert schedule.is_open(1)
     stored.append(hint(15, "d", 0))
-    assert not schedule.push(stored[-1])
+    schedule.push(stored[-1])
+    assert schedule.pop_due(12, 10) == []
     assert schedule.pop_due(100, 10) == [stored[1]]
-    assert schedule.behind(1_000) == []
-    assert schedule.begin_load(0, 1_000, 4) is None
+    assert schedule.next_due_ms() is None
+    assert len(schedule) == 3
+    assert schedule.behind(2_000) == [1]
+    assert schedule.begin_load(0, 2_000, 4) is None
     schedule.resume([0])
-    load_all(schedule, stored, 1_000)
     assert [item.id for item in schedule.pop_due(100, 10)] == ["a", "d", "c"]
 
 
@@ -136,7 +138,7 @@ def test_a_cheap_look_does_not_pass_over_what_a_paused_slot_has_to_read_again() 
     assert schedule.is_beyond(0, 1_001)
 
 
-def test_a_slot_that_was_paused_while_it_was_read_is_read_again() -> None:
+def test_a_slot_that_was_paused_while_it_was_read() -> None:
     schedule = Schedule(SCHEDULED_MAX)
     schedule.serve([0])
     load = schedule.begin_load(0, 1_000, 4)
@@ -144,10 +146,55 @@ def test_a_slot_that_was_paused_while_it_was_read_is_read_again() -> None:
     stored = [hint(500, "a")]
     schedule.pause([0])
     schedule.end_load(load, stored)
-    assert len(schedule) == 0
+    assert schedule.pop_due(1_000, 10) == []
     schedule.resume([0])
-    load_all(schedule, stored, 1_000)
     assert schedule.pop_due(1_000, 10) == stored
+
+
+def test_more_than_can_be_put_aside_is_read_again() -> None:
+    schedule = Schedule(SCHEDULED_MAX)
+    schedule.serve((0, 1))
+    load_all(schedule, [], 10_000)
+    schedule.pause([0])
+    stored = [hint(number, f"t{number:02}") for number in range(3 * SCHEDULED_MAX)]
+    for item in stored:
+        schedule.push(item)
+        assert schedule.pop_due(item.due_ms, 10) == []
+    assert len(schedule) == SCHEDULED_MAX * ASIDE
+    schedule.push(hint(5, "other", 1))
+    assert [item.id for item in schedule.pop_due(10, 10)] == ["other"]
+    schedule.resume([0])
+    found: list[Hint] = []
+    while len(found) < len(stored):
+        load_all(schedule, stored, 10_000)
+        due = schedule.pop_due(10_000, 10)
+        assert due
+        found += [item for item in due if item not in found]
+    assert found == stored
+
+
+def test_what_dropped_slots_have_left_behind_is_cleared_away() -> None:
+    schedule = Schedule(SCHEDULED_MAX)
+    schedule.serve((0, 1))
+    load_all(schedule, [], 1_000)
+    for number in range(4):
+        schedule.push(hint(10 + number, f"t{number}", number % 2))
+    schedule.drop([0])
+    assert len(schedule) == 4
+    schedule.clear_away()
+    assert len(schedule) == 2
+    assert [item.slot for item in schedule.pop_due(100, 10)] == [1, 1]
+
+
+def test_a_slot_that_comes_back_soon_does_not_hold_its_hints_twice() -> None:
+    schedule = Schedule(SCHEDULED_MAX)
+    schedule.serve([0])
+    stored = [hint(10, "a"), hint(20, "b")]
+    load_all(schedule, stored, 1_000)
+    schedule.drop([0])
+    schedule.serve([0])
+    load_all(schedule, stored, 1_000)
+    assert schedule.pop_due(100, 10) == stored
 
 
 def test_a_slot_that_comes_back_begins_afresh() -> None:
@@ -166,7 +213,7 @@ def test_a_slot_that_comes_back_begins_afresh() -> None:
     assert schedule.term(0) == 0
     assert not schedule.push(hint(500, "b"))
     schedule.serve([0])
-    assert schedule.term(0) not in (0, first)
+    assert schedule.term(0) not in {0, first}
     assert schedule.is_open(0)
     assert len(schedule) == 0
     assert schedule.behind(1) == [0]
@@ -279,7 +326,7 @@ class ScheduleMachine(RuleBasedStateMachine):
     @invariant()
     def bounded(self) -> None:
         # What was read may come on top of what was stored meanwhile.
-        assert len(self.schedule) <= SCHEDULED_MAX * OVERFLOW + 4 * SLOTS
+        assert len(self.schedule) <= SCHEDULED_MAX * (OVERFLOW + ASIDE) + 4 * SLOTS
         assert all(self.schedule.is_open(slot) == (slot in self.open) for slot in range(SLOTS))
 
     def teardown(self) -> None:
