@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 from urllib.parse import quote
 
-from skyring.bench.bulk import CONTENT_TYPES, bulk_body, created
+from skyring.bench.bulk import CONTENT_TYPES
 from skyring.bench.client import Connection
 from skyring.bench.errors import BenchError
-from skyring.bench.load import closed_loop
-from skyring.bench.process import ServerProcess
 from skyring.bench.ring_processes import RingNode
-from skyring.bench.target import NOWHERE, Target, refused
+from skyring.bench.target import NOWHERE
 from skyring.timers.record import timer_slot
 
-__all__ = ["Entry", "count_listed", "create_all", "keys_in", "line"]
+__all__ = ["Entry", "Made", "count_listed", "create_all", "keys_in", "line"]
 
 ENTRIES = 1_000
 CONNECTIONS_EACH = 2
-SECONDS_MAX = 1_800.0
+ANSWER_TIMEOUT_S = 120.0
+AGAIN_PAUSE_S = 0.5
+REFUSED_SHARE_MAX = 10
+"""So many times the timers may be answered 503 before the ring is given up."""
 PAGE = 1_000
+STATUS = re.compile(rb'"status":[ ]?(\d{3})\b')
+
+
+def _silent(message: str) -> None:
+    pass
 
 
 class Entry(NamedTuple):
@@ -56,60 +64,95 @@ def keys_in(tag: str, slots: frozenset[int], slots_total: int) -> Iterator[str]:
         number += 1
 
 
+class Made(NamedTuple):
+    """What it took to create many timers."""
+
+    seconds: float
+    refused: int
+    """Entries that were answered 503, each of which was sent again."""
+
+
 async def create_all(
     nodes: Sequence[RingNode],
     entries: Iterable[Entry],
     count: int,
     uri: str = NOWHERE,
-    progress: Callable[[str], None] | None = None,
-) -> float:
-    """Make all of them through several nodes at once; the seconds that it took.
+    progress: Callable[[str], None] = _silent,
+) -> Made:
+    """Make all of them through several nodes at once. Those that are answered 503 are sent again.
 
     Args:
         entries: made when they are sent, so that a time-out counts from then.
         count: how many there are.
 
     Raises:
-        BenchError: some were not taken.
+        BenchError: some were not taken, however often they were sent.
     """
-    taken = 0
-    refusal = ""
-    source = iter(entries)
-
-    def on_answer(status: int, body: bytes) -> None:
-        nonlocal taken, refusal
-        found = created(body) if status == 200 else 0
-        before, taken = taken, taken + found
-        if not refusal and found < ENTRIES:
-            refusal = _refusal(body)
-        if progress is not None and taken * 10 // count > before * 10 // count:
-            progress(f"{taken:,} of {count:,} timers created")
-
-    async def through(server: ServerProcess) -> None:
-        target = Target(server.host, server.port)
-
-        def next_request() -> bytes | None:
-            lines = [line(entry, uri) for entry in islice(source, ENTRIES)]
-            if not lines:
-                return None
-            return target.request("/timers", bulk_body(lines), CONTENT_TYPES["ndjson"])
-
-        result = await closed_loop(
-            server.host, server.port, CONNECTIONS_EACH, next_request, SECONDS_MAX, on_answer
-        )
-        if result.refusal is not None or result.broken:
-            raise refused("POST /timers", result)
-
+    making = _Making(iter(entries), count, uri, progress)
     began_s = time.monotonic()
-    await asyncio.gather(*(through(node.server) for node in nodes))
-    if taken < count:
-        raise BenchError(f"the ring took only {taken:,} of {count:,} timers: {refusal}")
-    return time.monotonic() - began_s
+    async with asyncio.TaskGroup() as group:
+        for node in nodes:
+            for _ in range(CONNECTIONS_EACH):
+                group.create_task(making.through(node))
+    if making.taken < count:
+        raise BenchError(f"the ring took only {making.taken:,} of {count:,} timers")
+    return Made(time.monotonic() - began_s, making.refused)
 
 
-def _refusal(body: bytes) -> str:
-    """The first entry of an answer that was not created."""
-    return next((each for each in body.decode().splitlines() if not created(each.encode())), "")
+class _Making:
+    def __init__(
+        self, source: Iterator[Entry], count: int, uri: str, progress: Callable[[str], None]
+    ) -> None:
+        self._source = source
+        self._count = count
+        self._uri = uri
+        self._progress = progress
+        self._again: deque[Entry] = deque()
+        self.taken = 0
+        self.refused = 0
+
+    async def through(self, node: RingNode) -> None:
+        """One connection's share."""
+        async with Connection(node.server.host, node.server.port) as connection:
+            while part := self._next():
+                body = b"\n".join(line(entry, self._uri) for entry in part)
+                status, answer = await connection.request(
+                    "POST", "/timers", body, CONTENT_TYPES["ndjson"], ANSWER_TIMEOUT_S
+                )
+                if status == 503:
+                    self._refuse(part, answer)
+                    await asyncio.sleep(AGAIN_PAUSE_S)
+                elif status == 200:
+                    await self._note(part, answer)
+                else:
+                    raise BenchError(f"{node.name} answered {status} to POST /timers: {answer!r}")
+
+    def _next(self) -> list[Entry]:
+        part = [self._again.popleft() for _ in range(min(len(self._again), ENTRIES))]
+        return part or list(islice(self._source, ENTRIES))
+
+    async def _note(self, part: Sequence[Entry], answer: bytes) -> None:
+        statuses = [int(found) for found in STATUS.findall(answer)]
+        if len(statuses) != len(part):
+            raise BenchError(f"{len(statuses)} results for {len(part)} timers")
+        results = zip(part, statuses, answer.splitlines(), strict=True)
+        refused = [(entry, status, said) for entry, status, said in results if status > 201]
+        wrong = [said for _, status, said in refused if status != 503]
+        if wrong:
+            raise BenchError(f"a timer was refused: {wrong[0].decode('utf-8', 'replace')}")
+        before, self.taken = self.taken, self.taken + len(part) - len(refused)
+        if self.taken * 10 // self._count > before * 10 // self._count:
+            self._progress(f"{self.taken:,} of {self._count:,} timers created")
+        if refused:
+            self._refuse([entry for entry, _, _ in refused], refused[0][2])
+            await asyncio.sleep(AGAIN_PAUSE_S)
+
+    def _refuse(self, part: Sequence[Entry], said: bytes) -> None:
+        self._again.extend(part)
+        self.refused += len(part)
+        if self.refused > REFUSED_SHARE_MAX * self._count:
+            reason = said[:300].decode("utf-8", "replace")
+            raise BenchError(f"timers are refused again and again, the last with: {reason}")
 
 
 async def count_listed(node: RingNode, limit: int) -> int:

@@ -43,6 +43,7 @@ FIGURES = (
     Figure("messages", "messages in all logs"),
     Figure("nats_bytes", "files of NATS, each server", "bytes"),
     Figure("store_bytes", "LevelDB files of all nodes", "bytes"),
+    Figure("refused", "entries answered 503, and sent again", total=True),
     Figure("seconds", "time taken", "s"),
     Figure("timers_per_s", "timers created and delivered", "rate"),
 )
@@ -109,7 +110,7 @@ async def run(
             await create_all(ring.running(), far, live)
         short = (Entry(f"{tag}-{n}", timeout_ms=chance.randint(*timeouts_ms)) for n in range(count))
         began_s = time.monotonic()
-        await _pass_through(ring, receiver, short, coming, count, patience_s, common)
+        refused = await _pass_through(ring, receiver, short, coming, count, patience_s, common)
         seconds = time.monotonic() - began_s
         await asyncio.sleep(LINGER_S)
         for delivery in await receiver.take():
@@ -120,6 +121,7 @@ async def run(
             "live_timers": live,
             "lost": count - coming.arrived,
             "duplicated": coming.duplicated,
+            "refused": refused,
             "seconds": round(seconds, 2),
             "timers_per_s": round(count / seconds, 1),
         }
@@ -142,14 +144,18 @@ async def _pass_through(
     count: int,
     patience_s: float,
     common: RingCommon,
-) -> None:
-    """Create them, never many more than have been delivered, and wait for the last."""
-    made = 0
+) -> int:
+    """Create them, never many more than have been delivered, and wait for the last.
+
+    Returns:
+        How many entries were answered 503, and sent again.
+    """
+    made = refused = 0
     seen_s = time.monotonic()
     while coming.arrived < count:
         if made < count and made - coming.arrived < 2 * AT_ONCE:
             part = list(islice(entries, min(AT_ONCE, count - made)))
-            await create_all(ring.running(), part, len(part), receiver.uri)
+            refused += (await create_all(ring.running(), part, len(part), receiver.uri)).refused
             made += len(part)
         before = coming.arrived
         for delivery in await receiver.take():
@@ -161,9 +167,10 @@ async def _pass_through(
         elif time.monotonic() - seen_s > patience_s:
             if made < count:
                 raise BenchError(f"{made - coming.arrived:,} timers are not delivered")
-            return
+            break
         else:
             await asyncio.sleep(POLL_S)
+    return refused
 
 
 def _figures(ring: RingProcesses, slots: dict[int, SlotLive], live: int) -> Figures:

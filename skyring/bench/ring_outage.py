@@ -25,7 +25,7 @@ from skyring.bench.ring_round import (
     safety_checks,
     tallies,
 )
-from skyring.bench.ring_stats import exactly
+from skyring.bench.ring_stats import Blow, exactly
 from skyring.bench.stats import Delivery, Figures
 from skyring.bench.target import timer_body
 from skyring.bench.wire import header
@@ -37,6 +37,9 @@ READS_EACH = 20
 PAUSE_S = 0.2
 ANSWER_TIMEOUT_S = 30.0
 FAR_MS = 24 * 3_600_000
+LEASE_MS = 3_000
+"""So long a node goes on delivering; whether it can say so in the log depends on when NATS comes
+back."""
 RECOVER_S_MAX = 60.0
 EXIT_S_MAX = 60.0
 
@@ -186,7 +189,9 @@ async def _outage(
     ring: RingProcesses, each: Round, own: dict[str, list[str]], down_s: float
 ) -> list[str]:
     outage = Outage()
+    slots = (await ring.view()).slots
     began_s = time.monotonic()
+    each.blows.append(Blow(time.time_ns() / 1e6, range(slots), slots, LEASE_MS))
     for server in ring.nats:
         server.kill()
     await asyncio.gather(

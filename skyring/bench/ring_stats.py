@@ -35,6 +35,8 @@ class Blow(NamedTuple):
     slots: Collection[int]
     """The slots that the node held."""
     slots_total: int
+    lasts_ms: float = 0.0
+    """So long after it, what is delivered may not be committed."""
 
     def hits(self, timer_id: str) -> bool:
         """Did the node hold the slot of this timer?"""
@@ -77,7 +79,7 @@ def _in_flight(group: Sequence[Delivery], blow: Blow) -> bool:
         len(group) == 2
         and len({delivery.timer_id for delivery in group}) == 1
         and blow.hits(first.timer_id)
-        and -IN_FLIGHT_MS <= first.arrived_ms - blow.moment_ms <= GRACE_MS
+        and -IN_FLIGHT_MS <= first.arrived_ms - blow.moment_ms <= blow.lasts_ms + GRACE_MS
     )
 
 

@@ -47,6 +47,7 @@ FIGURES = (
     Figure("missing", "pending timers that are not listed afterwards", total=True),
     Figure("whole_s", "restart of the node until the ring is whole", "s"),
     Figure("created_per_s", "created through POST /timers", "rate"),
+    Figure("refused", "… answered 503, and sent again"),
 )
 
 
@@ -79,11 +80,12 @@ async def run(
         now_ms = time.time_ns() // 1_000_000
         keys = list(islice(keys_in(f"{secrets.token_hex(4)}-p", slots, view.slots), count))
         entries = (Entry(key, at_ms=now_ms + chance.randint(*DUE_MS)) for key in keys)
-        made_s = await create_all(ring.running(), entries, count, progress=common.progress)
+        made = await create_all(ring.running(), entries, count, progress=common.progress)
         for number in range(1 if on_victim else rounds):
             figures = await _round(ring, receiver, keys, bound_s)
             figures["missing"] = count - await count_listed(ring.running()[0], count + 1)
-            figures["created_per_s"] = round(count / made_s, 1)
+            figures["refused"] = made.refused
+            figures["created_per_s"] = round(count / made.seconds, 1)
             found.append(figures)
             common.progress(
                 f"round {number + 1}: {figures['on_victim']:,} timers on the dead node, all slots"

@@ -142,6 +142,10 @@ class Connection(Client):
     @property
     def has_room(self) -> bool:
         """May more be put? If not, wait for `drain`."""
+        if self._unwritten_bytes + self._buffered_bytes < self._room_bytes:
+            return True
+        if self._writer is not None:  # it may have been written since it was last looked at
+            self._buffered_bytes = self._writer.transport.get_write_buffer_size()
         return self._unwritten_bytes + self._buffered_bytes < self._room_bytes
 
     @property

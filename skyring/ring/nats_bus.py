@@ -47,7 +47,7 @@ class NatsBus(Bus):
     def __init__(self, link: Link, ring: str, replicas: int, request_timeout_ms: int) -> None:
         self._link = link
         self._prefix = f"skyring.{ring}"
-        self._stream = f"SKYRING_{ring}_GOSSIP"
+        self._stream = f"SKYRING-GOSSIP_{ring}"  # no log has such a name, whatever its ring
         self._replicas = replicas
         self._request_timeout_ms = request_timeout_ms
         self._node = ""

@@ -98,33 +98,46 @@ class Appender:
     ) -> int:
         """It may have been appended or not: the log itself has to say. Its sequence."""
         expected = slot.replica.sequence
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + self._doubt_ms / 1000
+        has_doubt = isinstance(error, Uncertain)  # a refusal alone is certain
         while True:
-            last = await self._last(slot, commits)
+            last = await self._last(slot, commits, give_up_s, str(error))
             if last is None and expected:
                 raise StorageError(f"the log of slot {slot.number} has lost all that was in it")
             if last is not None and last.sequence != expected:
-                if decode_entry(last.data).id == entry.id:
+                found = decode_entry(last.data)
+                if found.id == entry.id:
+                    slot.doubt = None
                     return last.sequence
+                if has_doubt and found.previous != expected:  # ours may be among those between
+                    reason = "another node has the slot; the last write may be made or not"
+                    end_commits(commits, Uncertain(reason))
                 raise Fenced(f"slot {slot.number} has been claimed by another node") from error
             try:
-                return await self._log.append(slot.number, data, expected)
+                sequence = await self._log.append(slot.number, data, expected)
             except (LogConflict, Unavailable) as again:
                 error = again
+                has_doubt = has_doubt or isinstance(again, Uncertain)
                 await asyncio.sleep(CONFLICT_PAUSE_S)
+            else:
+                slot.doubt = None
+                return sequence
 
-    async def _last(self, slot: SlotWork, commits: Sequence[PendingCommit]) -> Message | None:
+    async def _last(
+        self, slot: SlotWork, commits: Sequence[PendingCommit], give_up_s: float, why: str
+    ) -> Message | None:
         """The last message of a slot's log. Who waits longer than ``doubt_ms`` is told so."""
         loop = asyncio.get_running_loop()
-        give_up_s = loop.time() + self._doubt_ms / 1000
         while True:
+            if loop.time() >= give_up_s:
+                slot.doubt = f"the log does not say whether the last write was made: {why}"
+                end_commits(commits, Uncertain(slot.doubt))
+                self._refuse(slot, Unavailable(slot.doubt))
             try:
                 last = await self._log.last(slot.number)
             except Unavailable as error:
-                if loop.time() >= give_up_s:
-                    slot.doubt = f"the log does not say whether the last write was made: {error}"
-                    end_commits(commits, Uncertain(slot.doubt))
-                    self._refuse(slot, Unavailable(slot.doubt))
+                why = str(error)
                 await asyncio.sleep(PAUSE_S)
             else:
-                slot.doubt = None
                 return last

@@ -99,7 +99,7 @@ class LogStream:
         if config is None:
             await asyncio.sleep(PAUSE_S)  # a node that stops for good has to be sure
             config = await self._config()
-        if config is None or config.get("metadata", {}).get(ID_KEY) != self.identity:
+        if config is None or (config.get("metadata") or {}).get(ID_KEY) != self.identity:
             raise StorageError(
                 f"NATS has come back without the log of this ring (stream {self.name}); restore its"
                 " data and start this node again, or move the storage directories of all nodes"
@@ -116,8 +116,7 @@ class LogStream:
             if error.number in NOT_ENABLED:
                 raise NoJetStream(str(error)) from error
             raise Unavailable(str(error)) from error
-        config: dict[str, Any] = answer["config"]
-        return config
+        return _config_of(answer)
 
     async def _create(self) -> dict[str, Any] | None:
         """Its configuration; None if another node makes it at this very moment."""
@@ -147,8 +146,7 @@ class LogStream:
                 await asyncio.sleep(PAUSE_S)
             else:
                 logger.info("made the stream %s", self.name)
-                config: dict[str, Any] = answer["config"]
-                return config
+                return _config_of(answer)
 
     def _told(self, error: JetStreamError) -> StorageError | Unavailable:
         if error.number in NOT_ENABLED:
@@ -204,3 +202,10 @@ class LogStream:
                 )
         identity: str = metadata[ID_KEY]
         return identity
+
+
+def _config_of(answer: dict[str, Any]) -> dict[str, Any]:
+    config = answer.get("config")
+    if not isinstance(config, dict):
+        raise Unavailable("an answer of JetStream cannot be read")
+    return config

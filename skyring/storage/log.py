@@ -14,6 +14,9 @@ from skyring.errors import SkyringError
 
 __all__ = ["Log", "LogConflict", "MemoryLog", "Message", "SlotLog"]
 
+MESSAGE_BYTES_MAX = 1 << 20
+"""For the implementation in memory."""
+
 
 class Message(NamedTuple):
     """One message of a slot's log."""
@@ -58,6 +61,11 @@ class Log(ABC):
     @abstractmethod
     def identity(self) -> str:
         """What tells this log from all others, also from a later one of the same name."""
+
+    @property
+    @abstractmethod
+    def message_bytes_max(self) -> int:
+        """The longest message that can be appended, as far as is known now."""
 
     @abstractmethod
     async def append(self, slot: int, data: bytes, expected: int) -> int:
@@ -114,6 +122,10 @@ class MemoryLog(Log):
     @property
     def identity(self) -> str:
         return self._identity
+
+    @property
+    def message_bytes_max(self) -> int:
+        return MESSAGE_BYTES_MAX
 
     async def append(self, slot: int, data: bytes, expected: int) -> int:
         messages = self._slots.setdefault(slot, {})

@@ -297,9 +297,13 @@ class ReplicatedStorage(Storage):
         finally:
             self._pending_bytes -= sum(commit.bytes for commit in commits)
 
+    def _message_bytes_max(self) -> int:
+        # Less than the log takes: what surrounds keys and values in a message is not counted.
+        return min(self._limits.message_bytes_max, 3 * self._log.message_bytes_max // 4)
+
     def _take(self, slot: SlotWork) -> list[PendingCommit]:
         commits = [slot.waiting.popleft()]
-        room = self._limits.message_bytes_max - commits[0].bytes
+        room = self._message_bytes_max() - commits[0].bytes
         while slot.waiting and slot.waiting[0].bytes <= room:
             commits.append(slot.waiting.popleft())
             room -= commits[-1].bytes
@@ -310,7 +314,7 @@ class ReplicatedStorage(Storage):
         pairs = await self._state.scan(
             slot.number, slot.snapshot_from, KEY_END, self._limits.snapshot_keys_max
         )
-        pairs = fitting(pairs, self._limits.message_bytes_max)
+        pairs = fitting(pairs, self._message_bytes_max())
         if pairs:
             writes: list[Write] = [(key, value) for key, value in pairs if key != APPLIED_KEY]
             try:

@@ -38,6 +38,10 @@ class FaultyLog(Log):
     def identity(self) -> str:
         return self._inner.identity
 
+    @property
+    def message_bytes_max(self) -> int:
+        return self._inner.message_bytes_max
+
     async def append(self, slot: int, data: bytes, expected: int) -> int:
         self.appends += 1
         fault = self.faults.popleft() if self.faults else "fine"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,14 @@ async def test_a_request_that_is_not_answered_is_uncertain(link: Link) -> None:
     await settled(link)
     assert link.session is not None
     assert not link.session._by_address
+
+
+async def test_a_stall_of_this_process_is_no_silence_of_the_server(link: Link) -> None:
+    asking = asyncio.create_task(link.request(Message("nobody", b""), 200))
+    for _ in range(3):
+        await asyncio.sleep(0)  # it is written
+    time.sleep(0.5)  # noqa: ASYNC251  # a stall
+    assert (await asking).is_no_responders
 
 
 async def test_a_request_under_way_when_the_connection_is_lost_is_uncertain(

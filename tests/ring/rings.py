@@ -41,6 +41,10 @@ class CuttableLog(Log):
     def identity(self) -> str:
         return self._shared.identity
 
+    @property
+    def message_bytes_max(self) -> int:
+        return self._shared.message_bytes_max
+
     async def append(self, slot: int, data: bytes, expected: int) -> int:
         self._check()
         await asyncio.sleep(0)

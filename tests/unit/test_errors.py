@@ -31,12 +31,13 @@ STATUSES = {
     "unavailable": 503,
     "uncertain": 503,
     "transport": 500,
+    "ring": 500,
     "storage": 500,
     "storage-locked": 500,
     "unreadable": 409,
     "fenced": 503,
 }
-NEVER_ANSWERED = {"error", "config", "transport", "storage", "storage-locked"}
+NEVER_ANSWERED = {"error", "config", "transport", "ring", "storage", "storage-locked"}
 """The root, and what is only raised before there is anybody to answer."""
 
 

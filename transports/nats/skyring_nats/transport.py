@@ -62,7 +62,7 @@ class Nats(Transport):
 
         servers: str = Field(
             default="nats://127.0.0.1:4222",
-            description="nats://host:port or tls://host:port, several with commas between them",
+            description="nats://host:port, tls://host:port or host:port, several with commas",
         )
         user: str | None = Field(default=None, description="user name, with a password")
         password: SecretStr | None = Field(default=None, description="the user's password")
