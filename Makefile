@@ -1,6 +1,7 @@
 # make run                   serves on port 3000, timers under ./data
 # make run-with-transports   the same, with all plug-ins of transports/ loaded
 # make test                  everything that CI checks
+# make chaos                 what the ring bears, measured in full: hours, and a report in build/
 # They do all the set-up themselves: Python 3.11 or later and make are enough.
 
 PYTHON ?= python3
@@ -9,11 +10,12 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 RUN_ARGS ?=
 TEST_ARGS ?=
+CHAOS_ARGS ?=
 
 PLUGINS      := tcp zmq nats redis amqp
 PLUGIN_FILES := $(wildcard transports/*/pyproject.toml)
 
-.PHONY: run run-with-transports install servers check test format clean
+.PHONY: run run-with-transports install servers check test chaos format clean
 
 run: install
 	$(BIN)/skyring run $(RUN_ARGS)
@@ -50,6 +52,9 @@ check: $(VENV)/.installed-test
 
 test: servers check
 	$(BIN)/pytest -n auto --dist loadfile $(TEST_ARGS)
+
+chaos: $(VENV)/.installed-test
+	$(BIN)/skyring bench ring all --report build/chaos $(CHAOS_ARGS)
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff format .

@@ -215,10 +215,12 @@ async def _started(sky: Skyring, stopping: asyncio.Task[Any]) -> bool:
 
 
 def _announce(settings: Settings, port: int) -> None:
-    where = (
-        f"in {settings.storage.path}, fsync {settings.storage.sync}"
-        if settings.storage.backend == "leveldb"
-        else "in memory: they are forgotten at exit"
-    )
+    store = settings.storage
+    if settings.nats.servers:
+        where = f"ring {settings.ring.name} over NATS"
+    elif store.backend == "leveldb":
+        where = f"timers in {store.path}, fsync {store.sync}"
+    else:
+        where = "timers in memory: they are forgotten at exit"
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    logger.info("listening on http://%s:%d; timers %s", host, port, where)
+    logger.info("listening on http://%s:%d; %s", host, port, where)

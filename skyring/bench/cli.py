@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
-import sys
-from collections.abc import Callable, Coroutine
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from skyring.bench.ring_cli import app as ring_app
+from skyring.bench.running import Json, MaxSeconds, Seed, run_benchmark, show_progress
+
 if TYPE_CHECKING:
-    from skyring.bench.report import Report
     from skyring.bench.target import Common
 
 __all__ = ["app"]
@@ -23,6 +21,7 @@ app = typer.Typer(
     help="Measure a server that speaks this API: one that runs already (--url), or one that is"
     " started for the purpose and removed afterwards.",
 )
+app.add_typer(ring_app, name="ring")
 
 Url = Annotated[
     str | None,
@@ -49,10 +48,6 @@ ServerCommand = Annotated[
     ),
 ]
 Rounds = Annotated[int, typer.Option("--rounds", min=1, max=1000, help="Medians are taken.")]
-MaxSeconds = Annotated[
-    float, typer.Option("--max-seconds", min=1, help="Give up after this time, in all.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Connections = Annotated[
     int, typer.Option("--connections", "-c", min=1, max=5000, help="Open connections.")
 ]
@@ -63,7 +58,6 @@ Patience = Annotated[
     float,
     typer.Option("--patience", min=1, help="Seconds to wait when nothing more arrives."),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Of what is random.")]
 
 
 class Shape(StrEnum):
@@ -98,7 +92,7 @@ def create(
     from skyring.bench import create as bench
 
     common = _common(url, start, rounds, json, server_arg, server_command)
-    _run(
+    run_benchmark(
         bench.run(common, connections=connections, seconds=seconds, count=count),
         max_seconds,
         json,
@@ -139,7 +133,7 @@ def bulk(
         seconds=seconds,
         shape=shape.value,
     )
-    _run(run, max_seconds, json)
+    run_benchmark(run, max_seconds, json)
 
 
 @app.command()
@@ -174,7 +168,7 @@ def herd(
         bulk=not no_bulk,
         connections=connections,
     )
-    _run(run, max_seconds, json)
+    run_benchmark(run, max_seconds, json)
 
 
 @app.command()
@@ -214,7 +208,7 @@ def steady(
         patience_s=patience,
         seed=seed,
     )
-    _run(run, max_seconds, json)
+    run_benchmark(run, max_seconds, json)
 
 
 @app.command()
@@ -236,7 +230,9 @@ def scale(
     from skyring.bench import scale as bench
 
     common = _common(None, True, rounds, json, server_arg, server_command)
-    _run(bench.run(common, count=count, pages=pages, page_limit=page_limit), max_seconds, json)
+    run_benchmark(
+        bench.run(common, count=count, pages=pages, page_limit=page_limit), max_seconds, json
+    )
 
 
 @app.command()
@@ -279,7 +275,7 @@ def crash(
         connections=connections,
         seed=seed,
     )
-    _run(run, max_seconds, json)
+    run_benchmark(run, max_seconds, json)
 
 
 def _range(least_ms: int, greatest_ms: int) -> tuple[int, int]:
@@ -307,59 +303,5 @@ def _common(
         rounds=rounds,
         server_arguments=server_arg or (),
         server_command=None if server_command is None else shlex.split(server_command),
-        **({} if json else {"progress": _progress}),
+        **({} if json else {"progress": show_progress}),
     )
-
-
-def _progress(message: str) -> None:
-    typer.echo(message, err=True)
-
-
-def _run(benchmark: Coroutine[Any, Any, Report], max_seconds: float, json: bool) -> None:
-    from skyring.bench.errors import BenchError
-    from skyring.bench.report import print_report, to_json
-
-    try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            report = runner.run(_bounded(benchmark, max_seconds))
-    except BenchError as error:
-        _fail(str(error))
-    if json:
-        typer.echo(to_json(report))
-    else:
-        print_report(report)
-    if report.failure is not None:
-        _fail(report.failure)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    from skyring.bench.process import EVENT_LOOP
-
-    if EVENT_LOOP == "asyncio":
-        return asyncio.new_event_loop
-    import uvloop
-
-    return uvloop.new_event_loop
-
-
-async def _bounded(benchmark: Coroutine[Any, Any, Report], max_seconds: float) -> Report:
-    from skyring.bench.errors import BenchError
-
-    task = asyncio.current_task()
-    assert task is not None
-    if sys.platform != "win32":
-        # A benchmark that is told to end takes the server that it has started with it.
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    try:
-        async with asyncio.timeout(max_seconds):
-            return await benchmark
-    except TimeoutError as error:
-        raise BenchError(f"not done after {max_seconds:g} s (--max-seconds)") from error
-    except asyncio.CancelledError as error:
-        raise BenchError("ended by a signal") from error
-
-
-def _fail(reason: str) -> None:
-    typer.echo(f"skyring bench: {reason}", err=True)
-    raise typer.Exit(1)

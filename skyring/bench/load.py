@@ -94,6 +94,9 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             for head, body in self._framer.feed(data):
+                if not self.waiting:
+                    self.close()  # nothing was asked: the server ends an idle connection like this
+                    return
                 status = status_of(head)
                 self.waiting = False
                 self._owner.answered(self, status, head, body)

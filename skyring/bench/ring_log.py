@@ -183,7 +183,6 @@ async def read_slots(url: str, ring: str) -> dict[int, SlotLive]:
 
 async def _messages(client: Any, stream: str, subject: str, endless: bool = False) -> Any:
     """Sequence, slot, payload and the bytes of subject and headers, of each message."""
-    from nats.errors import TimeoutError as NothingThere
     from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
     pulled = await client.jetstream().pull_subscribe(
@@ -196,7 +195,7 @@ async def _messages(client: Any, stream: str, subject: str, endless: bool = Fals
     while True:
         try:
             fetched = await pulled.fetch(FETCH_MAX, timeout=FETCH_TIMEOUT_S)
-        except NothingThere:
+        except TimeoutError:  # nothing new; the library's own is one of these
             if endless:
                 continue
             return

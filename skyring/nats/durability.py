@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-import httpx
-
 __all__ = ["Sync", "read_sync"]
 
 Sync: TypeAlias = Literal["always", "interval", "unknown"]
@@ -23,6 +21,8 @@ async def read_sync(monitoring_url: str | None) -> Sync:
     """
     if monitoring_url is None:
         return "unknown"
+    import httpx  # takes long to import, and most nodes need it for nothing else
+
     try:
         async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as client:
             answer = await client.get(f"{monitoring_url.rstrip('/')}/varz")

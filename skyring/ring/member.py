@@ -163,7 +163,7 @@ class RingMember:
         """Why this node should get no requests now."""
         state = self.presence.state
         if state is None:
-            return self._joining
+            return self._joining if self._bus.is_up else "no connection to NATS"
         if state != "alive":
             return f"this node is {state}"
         if not self._bus.is_up:

@@ -66,7 +66,7 @@ class RouterLimits(NamedTuple):
     batch_bytes_max: int = 256 << 10
     batches_max: int = 8
     """Messages under way to one node."""
-    hold_ms: int = 10
+    hold_ms: int = 2
     """While a message is under way, further operations are held so long to travel together: each
     message costs three processes more than an operation in it."""
 

@@ -15,6 +15,7 @@ from skyring.timers.record import encode_record, view
 from skyring.timers.request import BulkEntry, TimerRequest
 from skyring.timers.route import Route
 from skyring.timers.service import ENTRIES_PER_TURN, Created, NewTimer, TimerService
+from skyring.timers.together import Together
 from skyring.timers.wire import (
     Added,
     BadMessage,
@@ -127,11 +128,14 @@ class RoutedTimers(_Changes):
     def __init__(self, here: TimerService, route: Route) -> None:
         super().__init__(route, here.clock)
         self._here = here
+        self._together = Together(here.slots)
 
     async def create(self, request: TimerRequest, timer_id: str | None = None) -> Created:
         """Store a timer; see `TimerService.create`."""
         since_s = self._clock.monotonic_s()
         timer = self._here.wanted(request, timer_id)
+        if not timer.named:
+            timer = NewTimer(self._together.place(timer.id, since_s), timer.record, False)
         slot = self._here.slot(timer.id)
         if self._route.is_here(slot):
             try:
