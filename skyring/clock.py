@@ -11,6 +11,8 @@ from typing import Protocol
 
 __all__ = ["Clock", "ManualClock", "SystemClock"]
 
+BOOT_CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+
 
 class Clock(Protocol):
     """What the rooms are given instead of ``time``."""
@@ -26,7 +28,7 @@ class Clock(Protocol):
         """
 
     def monotonic_s(self) -> float:
-        """Seconds on a clock that never jumps."""
+        """Seconds on a clock that never goes back, and counts while the machine is asleep."""
 
 
 class SystemClock:
@@ -39,6 +41,8 @@ class SystemClock:
         return -(-time.time_ns() // 1_000_000)
 
     def monotonic_s(self) -> float:
+        if BOOT_CLOCK is not None:  # it counts the time that the machine is asleep
+            return time.clock_gettime(BOOT_CLOCK)
         return time.monotonic()
 
 

@@ -25,6 +25,7 @@ from skyring.storage.base import Storage
 from skyring.storage.jetstream import JetStreamLog
 from skyring.storage.log import Log
 from skyring.storage.replicated import ReplicatedStorage
+from skyring.timers.recent import RecentIds
 from skyring.timers.state import TimerState
 
 __all__ = ["NodeRing", "RingConnection", "connect_ring", "node_name"]
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 NODE_CHARS_MAX = 64
 ENTRY_ID_BYTES = 12
+GONE_MAX = 200_000
+"""Timers that are remembered when they are gone: twenty seconds at 10,000 a second."""
 PROMISES: dict[Sync, str] = {
     "always": "what is acknowledged survives a power cut of its server",
     "interval": "a power cut of its servers can lose what was acknowledged since the last sync",
@@ -124,7 +127,9 @@ class NodeRing:
             execute: carries out the operations that other nodes send.
         """
         ring = self._settings.ring
-        self.slots = NodeSlots(self.storage, state, self._verify, self._clock, self._lost)
+        self.slots = NodeSlots(
+            self.storage, state, self.storage.verify, self._inform, self._clock, self._lost
+        )
         self.member = RingMember(
             MemberSettings(
                 node=self.name,
@@ -135,7 +140,6 @@ class NodeRing:
                 moves_max=ring.moves_max,
                 router=RouterLimits(
                     request_timeout_ms=ring.request_timeout_ms,
-                    try_timeout_ms=ring.dead_ms,
                     waiting_max=ring.waiting_max,
                 ),
             ),
@@ -149,7 +153,13 @@ class NodeRing:
     def timer_options(self) -> dict[str, Any]:
         """What the timers of a ring need: the lease, and where events go."""
         wants_events = self._settings.ring.events == "all"
-        return {"may_deliver": self.may_act, "events": self.emit if wants_events else None}
+        # As long as operations are repeated, and the same again for the last of them.
+        keep_s = 2 * self._settings.ring.request_timeout_ms / 1000
+        return {
+            "may_deliver": self.may_act,
+            "events": self.emit if wants_events else None,
+            "gone": RecentIds(keep_s, GONE_MAX),
+        }
 
     async def open(self) -> None:
         """Connect in the background."""
@@ -188,8 +198,7 @@ class NodeRing:
             **self.member.view(),
         }
 
-    async def _verify(self) -> None:
-        await self.storage.verify()
+    async def _inform(self) -> None:
         sync = await read_sync(self._settings.nats.monitoring)
         if sync != self._sync:
             self._sync = sync

@@ -14,7 +14,7 @@ from skyring.timers.state import TimerState
 
 __all__ = ["NodeSlots"]
 
-DRAIN_S = 0.15
+DRAIN_S = 0.03
 """How long the deliveries of a slot are waited for before it is given away later."""
 PATIENCE_MS = 10_000
 """A slot that was asked for so long ago begins no delivery any more until it is given away."""
@@ -29,6 +29,7 @@ class NodeSlots(SlotHost):
         storage: claims slots.
         state: delivers their timers.
         verify: makes sure that the log is still there.
+        inform: finds out what is good to know.
         clock: for waits.
         lost: called with slots that are held no more and were not released.
     """
@@ -38,12 +39,14 @@ class NodeSlots(SlotHost):
         storage: ReplicatedStorage,
         state: TimerState,
         verify: Callable[[], Awaitable[None]],
+        inform: Callable[[], Awaitable[None]],
         clock: Clock,
         lost: Callable[[Iterable[int]], None],
     ) -> None:
         self._storage = storage
         self._state = state
         self._verify = verify
+        self._inform = inform
         self._clock = clock
         self._lost = lost
         self._asked_ms: dict[int, tuple[int, int]] = {}
@@ -51,6 +54,9 @@ class NodeSlots(SlotHost):
 
     async def verify(self) -> None:
         await self._verify()
+
+    async def inform(self) -> None:
+        await self._inform()
 
     async def follow(self, slots: Iterable[int]) -> None:
         await self._storage.follow(slots)
@@ -85,14 +91,17 @@ class NodeSlots(SlotHost):
     def fenced(self, slots: Iterable[int]) -> None:
         """The storage holds these slots no more."""
         slots = list(slots)
+        if not slots:
+            return
         self._state.drop(slots)
         for slot in slots:
             self._asked_ms.pop(slot, None)
         self._lost(slots)
 
     async def touch(self, slots: Iterable[int]) -> None:
-        with suppress(SkyringError):
-            await asyncio.gather(*(self._storage.commit(slot, ()) for slot in slots))
+        for slot in slots:
+            with suppress(SkyringError):
+                await self._storage.commit(slot, ())
 
     def held(self) -> Collection[int]:
         return self._storage.held()

@@ -244,14 +244,16 @@ async def _answer(
 
 async def _until_taken(node: RingNode, began_s: float) -> float:
     """Seconds until a create is answered 201; raises BenchError."""
+    said = ""
     body = timer_body(data="outage", timeout_ms=FAR_MS)
     while time.monotonic() - began_s < RECOVER_S_MAX:
         async with Connection(node.server.host, node.server.port) as connection:
             answer = await _answer(connection, "POST", "/timer", body)
         if answer is not None and answer.status == 201:
             return time.monotonic() - began_s
+        said = "no answer" if answer is None else f"{answer.status} {answer.body.decode()}"
         await asyncio.sleep(PAUSE_S)
-    raise BenchError(f"{node.name} takes no timer {RECOVER_S_MAX:g} s after NATS is back")
+    raise BenchError(f"{node.name} takes no timer {RECOVER_S_MAX:g} s after NATS is back: {said}")
 
 
 async def _empty_handed(ring: RingProcesses, report: Report) -> list[Check]:

@@ -9,6 +9,10 @@ from collections.abc import Callable, Sequence
 from skyring.errors import Fenced, SkyringError
 from skyring.ring.host import SlotHost
 from skyring.ring.messages import (
+    ALONE,
+    LATE,
+    MOVED,
+    TOO_LONG,
     OperationsAnswer,
     OperationsQuestion,
     ProbeAnswer,
@@ -24,6 +28,8 @@ __all__ = ["Answering"]
 
 logger = logging.getLogger(__name__)
 
+LATE_S = 1.0
+"""After this time an answer is given without those that are not done."""
 FRAME_BYTES = 16
 """More than what a message adds to an answer."""
 
@@ -55,6 +61,7 @@ class Answering:
         self._incarnation = incarnation
         self._bytes_max = bytes_max
         self._released = released
+        self._late: set[asyncio.Future[bytes | int]] = set()
 
     async def answer(self, data: bytes) -> bytes:
         """The answer to a question.
@@ -79,29 +86,45 @@ class Answering:
     async def _operations(self, question: OperationsQuestion) -> bytes:
         operations = question.operations
         if len(operations) == 1:
-            answers = [await self._operation(operations[0][1])]
-        else:
-            answers = await asyncio.gather(*(self._operation(item) for _, item in operations))
+            return encode(
+                OperationsAnswer(self._fitting([await self._operation(operations[0][1])]))
+            )
+        tasks = [asyncio.ensure_future(self._operation(item)) for _, item in operations]
+        self._late.update(tasks)
+        try:
+            # One that takes its time must not hold up those that travel with it.
+            _, late = await asyncio.wait(tasks, timeout=LATE_S)
+        except asyncio.CancelledError:
+            for task in tasks:
+                task.cancel()
+            raise
+        for task in late:
+            task.add_done_callback(self._late.discard)
+        self._late.difference_update(set(tasks) - late)
+        answers = [LATE if task in late else task.result() for task in tasks]
         return encode(OperationsAnswer(self._fitting(answers)))
 
-    def _fitting(self, answers: Sequence[bytes | None]) -> list[bytes | bool | None]:
+    def _fitting(self, answers: Sequence[bytes | int]) -> list[bytes | int]:
         """As many answers as one message can carry."""
-        fitting: list[bytes | bool | None] = []
+        fitting: list[bytes | int] = []
         room = bytes_max = self._bytes_max() - FRAME_BYTES * (len(answers) + 1)
         for answer in answers:
-            size = 0 if answer is None else len(answer)
+            size = 0 if isinstance(answer, int) else len(answer)
             if size <= room:
                 room -= size
                 fitting.append(answer)
             else:
-                fitting.append(size <= bytes_max)
+                fitting.append(ALONE if size <= bytes_max else TOO_LONG)
         return fitting
 
-    async def _operation(self, operation: bytes) -> bytes | None:
+    async def _operation(self, operation: bytes) -> bytes | int:
         try:
             return await self._execute(operation)
         except Fenced:
-            return None
+            return MOVED
         except SkyringError as error:  # it cannot be read, so nothing was done either
             logger.warning("an operation of another node is not carried out: %s", error)
-            return None
+            return MOVED
+        except Exception:  # a defect; whoever asked takes it for one without an answer
+            logger.exception("an operation of another node failed")
+            return LATE

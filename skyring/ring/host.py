@@ -19,6 +19,9 @@ class SlotHost(Protocol):
             StorageError: it is not; this node cannot go on.
         """
 
+    async def inform(self) -> None:
+        """Find out what is good to know, and not needed to go on. Called after each connection."""
+
     async def follow(self, slots: Iterable[int]) -> None:
         """Read on what others have written, so that a claim is quick.
 

@@ -16,6 +16,7 @@ from skyring.clock import Clock
 from skyring.errors import RingError, Unavailable
 from skyring.ring.answering import Answering
 from skyring.ring.bus import Answer, Bus
+from skyring.ring.contest import Contest
 from skyring.ring.host import SlotHost
 from skyring.ring.membership import Timing
 from skyring.ring.messages import Garbled
@@ -38,8 +39,6 @@ JOIN_PAUSE_S = 0.5
 MOVE_ASK_TIMEOUT_MS = 3_000
 RELEASE_S = 3.0
 """Time allowed to the storage to finish what is under way when this node leaves."""
-CONTEST_MS = 1_000
-"""A slot that another node still says it holds so long after its claim here is looked at."""
 QUESTIONS_MAX = 10_000
 """Questions of others that are answered at once; more are dropped."""
 
@@ -85,14 +84,25 @@ class RingMember:
         self._emit = emit
         self._joining = "the ring is being joined"
         self._is_settled = False
-        self._claimed_ms: dict[int, int] = {}
+        self._is_informed = False
+        """Is it known who is there? Not just after a connection was made."""
+        self._tick_s = min(TICK_S, timing.heartbeat_ms / 2_000)
         self._group: asyncio.TaskGroup | None = None
         self._questions = 0
         self._up = asyncio.Event()
         self._empty = asyncio.Event()
         self._failure: asyncio.Future[None] | None = None
         self.observer = Observer(
-            me, slots, timing, settings.lease_ms, bus, clock, self._spawn, emit, self._on_change
+            me,
+            slots,
+            timing,
+            settings.lease_ms,
+            bus,
+            clock,
+            self._spawn,
+            emit,
+            self._on_change,
+            lambda name: self.router.gone(name),
         )
         self.presence = Presence(
             me,
@@ -105,12 +115,14 @@ class RingMember:
             clock,
             self._spawn,
         )
+        self._contest = Contest(host, self._spawn)
         self.ownership = Ownership(
             me,
             slots,
             settings.moves_max,
             ask_again_ms=timing.heartbeat_ms // 2,
-            grace_ms=timing.heartbeat_ms,
+            # Its last claims may not have been announced: so its lease is waited out in any case.
+            grace_ms=max(timing.heartbeat_ms, int(settings.lease_ms * 1.05) - timing.dead_ms),
         )
         self._mover = Mover(
             me,
@@ -217,9 +229,10 @@ class RingMember:
                 while self._host.held() and self._bus.is_up and self.observer.membership.owners():
                     self._empty.clear()
                     await wait_for(self._empty, TICK_S)
-        held = list(self._host.held())
         with suppress(TimeoutError):
             async with asyncio.timeout(RELEASE_S):
+                await self._mover.idle()
+                held = list(self._host.held())
                 self._forget(await self._host.release(held, at_once=True))
         self.presence.change("left")
         with suppress(Unavailable):
@@ -231,6 +244,7 @@ class RingMember:
             try:
                 await self._host.verify()
                 await self.presence.take_name()
+                self._is_informed = True
                 break
             except Unavailable as error:
                 self._joining = f"the ring cannot be joined yet: {error}"
@@ -239,18 +253,20 @@ class RingMember:
         self._bus.serve()
         self.presence.state = "joining"
         await self.presence.announce_until_taken()
-        self.presence.change("alive")
-        logger.info("%s has joined the ring", self._me)
+        self._spawn(self._host.inform())
+        if self.presence.state == "joining":  # or it is leaving already
+            self.presence.change("alive")
+            logger.info("%s has joined the ring", self._me)
 
     async def _ticks(self) -> None:
         while True:
             self.presence.check_lease()
             self.observer.tick()
-            if self.presence.state == "alive" and self._bus.is_up:
+            if self.presence.state == "alive" and self._is_informed and self.may_act():
                 self._mover.step(self.observer.holders())
-                if not self._is_settled and not self.ownership.missing():
-                    self._is_settled = bool(self._host.held())
-            await wait_for(self._mover.wake, TICK_S)
+                if not self.ownership.missing():
+                    self._is_settled = self._me in self.observer.membership.owners()
+            await wait_for(self._mover.wake, self._tick_s)
             self._mover.wake.clear()
 
     # What the bus tells
@@ -262,19 +278,19 @@ class RingMember:
             return
         if gossip.node != self._me:
             self.observer.hear(gossip)
-            self._contest(gossip.node)
+            self._contest.heard(self.observer.table.said_to_hold(gossip.node), self._now_ms())
         elif self.presence.state is not None and gossip.incarnation > self.presence.incarnation:
             self._fail(RingError(f"another node with the name {self._me} has joined the ring"))
 
     def asked(self, question: bytes, answer: Answer) -> None:
         """Another node asks this one."""
-        if self._questions < QUESTIONS_MAX:
+        if self._questions < QUESTIONS_MAX and self._spawn(self._answer(question, answer)):
             self._questions += 1
-            self._spawn(self._answer(question, answer))
 
     def connected(self) -> None:
         """The bus is up."""
         self.presence.check_lease()  # before anything is heard that counts on it
+        self._is_informed = False
         self.observer.membership.hearing(self._now_ms())
         self._up.set()
         if self.presence.state is not None:
@@ -283,6 +299,7 @@ class RingMember:
     def disconnected(self, reason: str) -> None:
         """The bus is down."""
         self._up.clear()
+        self._is_informed = False
         self.observer.membership.deaf(self._now_ms())
 
     async def _reconnected(self) -> None:
@@ -294,6 +311,8 @@ class RingMember:
                 logger.debug("after the connection was made anew: %s", error)
                 await asyncio.sleep(JOIN_PAUSE_S)
             else:
+                self._is_informed = self._bus.is_up
+                self._spawn(self._host.inform())
                 break
         self.presence.beat.set()
         self._mover.wake.set()
@@ -325,7 +344,7 @@ class RingMember:
         self.router.changed()
 
     def _on_claimed(self, slots: frozenset[int]) -> None:
-        self._claimed_ms.update(dict.fromkeys(slots, self._now_ms()))
+        self._contest.claimed(slots, self._now_ms())
         self._emit("claim", {"slots": sorted(slots)})
         self._tell_held()
 
@@ -335,8 +354,7 @@ class RingMember:
 
     def _forget(self, slots: frozenset[int]) -> None:
         self.ownership.lost(slots, self._now_ms())
-        for slot in slots:
-            self._claimed_ms.pop(slot, None)
+        self._contest.forget(slots)
         self._tell_held()
         self._mover.wake.set()
         if not self._host.held():
@@ -347,27 +365,19 @@ class RingMember:
         self.observer.holds(pack_slots(self._host.held()))
         self.presence.beat.set()
 
-    def _contest(self, name: str) -> None:
-        """Does another node say that it holds what is held here? The log knows who is right."""
-        settled_ms = self._now_ms() - CONTEST_MS
-        both = [
-            slot
-            for slot in self.observer.table.said_to_hold(name).intersection(self._host.held())
-            if self._claimed_ms.get(slot, 0) < settled_ms
-        ]
-        if both:
-            self._spawn(self._host.touch(both))
-
     # Helpers
 
-    def _spawn(self, work: Awaitable[None]) -> None:
+    def _spawn(self, work: Awaitable[None]) -> bool:
+        """Begin a task that belongs to the ring; False if the ring does not run (any more)."""
         assert isinstance(work, Coroutine)
         try:
             if self._group is None:
                 raise RuntimeError("the ring does not run yet")
             self._group.create_task(work)
-        except RuntimeError:  # or does not run any more
+        except RuntimeError:
             work.close()
+            return False
+        return True
 
     def _fail(self, error: Exception) -> None:
         if self._failure is not None and not self._failure.done():

@@ -65,6 +65,8 @@ class Gossip(msgspec.Struct, frozen=True, array_like=True):
     """Slots that it holds, as by `skyring.ring.slots.pack_slots`."""
     timers: int = 0
     """Timers that it has in memory."""
+    beat: int = 0
+    """Rises with each announcement of an incarnation; 0: they are not counted."""
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -129,7 +131,11 @@ class Membership:
 
         A suspect keeps its slots until it is dead; one that is leaving gives them away.
         """
-        return [member.name for member in self.members() if member.state in ("alive", "suspect")]
+        return [
+            member.name
+            for member in self.members()
+            if member.state in ("alive", "suspect") and member.gossip.state == "alive"
+        ]
 
     # Events
 
@@ -138,6 +144,12 @@ class Membership:
         known = self._members.get(gossip.node)
         if known is not None and gossip.incarnation < known.gossip.incarnation:
             return NOTHING  # a message that was long on its way
+        if (
+            known is not None
+            and gossip.incarnation == known.gossip.incarnation
+            and 0 < gossip.beat <= known.gossip.beat
+        ):
+            return NOTHING  # it was read again, or came late: no sign of life
         member = Member(gossip, gossip.state, now_ms)
         if known is None:
             return self._set(member, "join") if gossip.state not in GONE else self._set(member)

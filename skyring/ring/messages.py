@@ -11,6 +11,10 @@ from skyring.errors import SkyringError
 from skyring.ring.membership import Gossip
 
 __all__ = [
+    "ALONE",
+    "LATE",
+    "MOVED",
+    "TOO_LONG",
     "WIRE_VERSION",
     "Garbled",
     "OperationsAnswer",
@@ -29,6 +33,15 @@ __all__ = [
 ]
 
 WIRE_VERSION = 1
+
+MOVED = 0
+"""The slot is not held here (any more); nothing was done."""
+TOO_LONG = 1
+"""It was done, and the answer is longer than a message may be."""
+ALONE = 2
+"""It was done, and the answer did not fit into this message; ask again, alone."""
+LATE = 3
+"""It is being done, or waits for it; ask again."""
 PREFIX = bytes([WIRE_VERSION])
 
 
@@ -75,9 +88,8 @@ class ReleaseAnswer(msgspec.Struct, frozen=True, array_like=True):
 class OperationsAnswer(msgspec.Struct, frozen=True, array_like=True):
     """What came of the operations, in their order."""
 
-    answers: list[bytes | bool | None]
-    """None: the slot is not held here (any more). False: the answer is longer than a message may
-    be. True: it did not fit into this one; ask again, alone."""
+    answers: list[bytes | int]
+    """A number is one of `MOVED`, `TOO_LONG`, `ALONE`, `LATE`."""
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 from skyring.clock import Clock
 from skyring.errors import TooLarge, Unavailable
 from skyring.ring.bus import Bus
 from skyring.ring.host import SlotHost
 from skyring.ring.messages import Garbled, ReleaseQuestion, decode_release_answer, encode
+from skyring.ring.observer import Spawn
 from skyring.ring.ownership import Holder, Ownership
 from skyring.ring.slots import pack_slots, unpack_slots
 
@@ -41,7 +42,7 @@ class Mover:
         ownership: Ownership,
         host: SlotHost,
         bus: Bus,
-        spawn: Callable[[Awaitable[None]], object],
+        spawn: Spawn,
         clock: Clock,
         changed: Callable[[frozenset[int]], None],
         ask_timeout_ms: int,
@@ -55,6 +56,9 @@ class Mover:
         self._clock = clock
         self._changed = changed
         self._ask_timeout_ms = ask_timeout_ms
+        self._claims = 0
+        self._no_claims = asyncio.Event()
+        self._no_claims.set()
         self.wake = asyncio.Event()
         """Set when there may be a next step."""
 
@@ -71,6 +75,10 @@ class Mover:
             self._spawn(self._ask(node, slots))
         if steps.claim:
             self._spawn(self._claim(steps.claim))
+
+    async def idle(self) -> None:
+        """Wait until no claim is under way."""
+        await self._no_claims.wait()
 
     async def _follow(self, slots: frozenset[int]) -> None:
         try:
@@ -96,10 +104,16 @@ class Mover:
         self.wake.set()
 
     async def _claim(self, slots: frozenset[int]) -> None:
+        self._claims += 1
+        self._no_claims.clear()
         try:
             await self._host.claim(slots)
         except Unavailable as error:
             logger.warning("%d slots cannot be claimed now: %s", len(slots), error)
+        finally:
+            self._claims -= 1
+            if not self._claims:
+                self._no_claims.set()
         held = slots.intersection(self._host.held())
         self._ownership.claimed(held)
         self._ownership.lost(slots - held, self._now_ms())

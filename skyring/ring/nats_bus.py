@@ -1,6 +1,6 @@
 """The bus over NATS.
 
-skyring.<ring>.gossip.<node>    announcements: core NATS carries them live, and a stream in memory
+skyring.<ring>.gossip.<node>    announcements: core NATS carries them live, and a stream
                                 keeps the last one of each node; its answer is the acknowledgement
 skyring.<ring>.node.<node>      questions to a node, by request and reply
 skyring.<ring>.events.<kind>    events
@@ -31,6 +31,7 @@ PAYLOAD_BYTES = 1 << 20
 GOSSIP_AGE_NS_MAX = 3_600 * 10**9
 """How long the last announcement of a node is kept: far longer than any lease."""
 MEMBERS_MAX = 1_000
+NO_MESSAGE = 10_037
 NAME_IN_USE = 10_058
 
 
@@ -81,13 +82,16 @@ class NatsBus(Bus):
         answer = _read(reply)
         if answer.get("stream") != self._stream:
             self._has_stream = False  # NATS has been restarted, perhaps: it is made again
-            raise Unavailable(f"an announcement is not kept: {_reason(reply, answer)}")
+            reason = "the stream is not there" if reply.is_no_responders else _reason(answer)
+            raise Unavailable(f"an announcement is not kept: {reason}")
 
     async def announcements(self) -> list[bytes]:
         await self._need_stream()
         answer = await self._api(
             f"STREAM.INFO.{self._stream}", {"subjects_filter": f"{self._prefix}.gossip.*"}
         )
+        if answer.get("error"):
+            raise Unavailable(f"announcements cannot be read: {_reason(answer)}")
         subjects = list(answer.get("state", {}).get("subjects") or {})[:MEMBERS_MAX]
         found = await asyncio.gather(*(self._last(subject) for subject in subjects))
         return [data for data in found if data is not None]
@@ -147,7 +151,7 @@ class NatsBus(Bus):
             {
                 "name": self._stream,
                 "subjects": [f"{self._prefix}.gossip.*"],
-                "storage": "memory",
+                "storage": "file",  # after a restart of NATS too a newcomer has to know of leases
                 "retention": "limits",
                 "discard": "old",
                 "max_msgs_per_subject": 1,
@@ -162,6 +166,9 @@ class NatsBus(Bus):
 
     async def _last(self, subject: str) -> bytes | None:
         answer = await self._api(f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": subject})
+        error = answer.get("error")
+        if error and error.get("err_code") != NO_MESSAGE:
+            raise Unavailable(f"an announcement cannot be read: {_reason(answer)}")
         message = answer.get("message")
         if not isinstance(message, dict):
             return None
@@ -189,8 +196,6 @@ def _read(reply: Reply) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}
 
 
-def _reason(reply: Reply, answer: dict[str, Any]) -> str:
-    if reply.is_no_responders:
-        return "the stream is not there"
+def _reason(answer: dict[str, Any]) -> str:
     error = answer.get("error")
     return str(error.get("description")) if isinstance(error, dict) else "an unknown answer"

@@ -15,6 +15,7 @@ from skyring.ring.messages import Garbled, ProbeQuestion, decode_gossip, decode_
 from skyring.ring.ownership import Holder
 from skyring.ring.placement import place
 from skyring.ring.routing import RoutingTable
+from skyring.ring.slots import unpack_slots
 
 __all__ = ["EmitEvent", "Observer", "Spawn"]
 
@@ -22,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 EmitEvent: TypeAlias = Callable[[str, Mapping[str, Any]], None]
 """Publishes an event: its kind, and what it says."""
-Spawn: TypeAlias = Callable[[Awaitable[None]], None]
-"""Begins a task that belongs to the ring."""
+Spawn: TypeAlias = Callable[[Awaitable[None]], bool]
+"""Begins a task that belongs to the ring; False if the ring does not run (any more)."""
 
 NODE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 ADDRESS_CHARS_MAX = 500
@@ -42,6 +43,7 @@ class Observer:
         spawn: begins tasks.
         emit: publishes events.
         changed: called when a slot may have a new owner or a new holder.
+        gone: called with the name of a member that answers nothing any more.
     """
 
     def __init__(
@@ -55,17 +57,19 @@ class Observer:
         spawn: Spawn,
         emit: EmitEvent,
         changed: Callable[[], None],
+        gone: Callable[[str], None],
     ) -> None:
         self._me = me
         self._slots = slots
         self._timing = timing
         # A little more, for clocks that do not run equally fast.
-        self._lease_ms = lease_ms + lease_ms // 20
+        self._lease_ms = int(lease_ms * 1.05)
         self._bus = bus
         self._clock = clock
         self._spawn = spawn
         self._emit = emit
         self._changed = changed
+        self._gone = gone
         self.membership = Membership(me, timing, self._now_ms())
         self.table = RoutingTable(slots)
         self.placement = place((), slots)
@@ -96,6 +100,8 @@ class Observer:
             logger.info("%s: %s", member.name, kind)
             self._emit(kind, {"member": member.name, "address": member.gossip.address})
             self.table.told(member)
+            if kind in ("dead", "leave", "restart"):
+                self._gone(member.name)
         for name in effects.ask:
             self._spawn(self._probe(name))
         if effects.changes:
@@ -110,7 +116,8 @@ class Observer:
                 continue
             until_ms = member.heard_ms + self._lease_ms
             holder = Holder(member.name, until_ms, member.state != "dead")
-            for slot in self.table.said_to_hold(member.name):
+            # The table forgets the slots of the dead; their leases go on all the same.
+            for slot in unpack_slots(member.gossip.held, self._slots):
                 rival = holders.get(slot)
                 if rival is None or rival.lease_until_ms < until_ms:
                     holders[slot] = holder

@@ -25,6 +25,8 @@ BEAT_S_MIN = 0.02
 """Between two heartbeats that something new has caused."""
 BEATS_MAX = 12
 """Heartbeats whose acknowledgement is waited for."""
+LEASE_MARGIN = 1.05
+"""Leases of others are waited out a little longer, for clocks that do not run equally fast."""
 ANNOUNCE_PAUSE_S = 0.2
 
 
@@ -65,6 +67,7 @@ class Presence:
         self._clock = clock
         self._spawn = spawn
         self._under_way = 0
+        self._beat_number = 0
         self.lease = Lease(lease_ms)
         self.state: Announced | None = None
         """What this node says of itself; None before it has joined."""
@@ -80,22 +83,29 @@ class Presence:
             Unavailable: it cannot be told now.
         """
         announced = await self._observer.read_announcements()
-        last = max((item.incarnation for item in announced if item.node == self._me), default=0)
+        mine = [item for item in announced if item.node == self._me]
+        last = max((item.incarnation for item in mine), default=0)
         try:
             data = await self._bus.ask(self._me, encode(ProbeQuestion()), self._heartbeat_ms)
             decode_probe_answer(data)
         except NobodyThere:
-            pass
+            if any(item.state != "left" and item.held for item in mine):
+                # It was killed, or it is cut off and may act until its lease is over.
+                logger.info("waiting for the lease of the last %s to be over", self._me)
+                await self._wait_out()
         except (Uncertain, Garbled):
             # It is there and silent. When its lease is over it can do no harm any more.
             logger.warning("a node with the name %s does not answer; waiting", self._me)
-            await asyncio.sleep(self._lease_ms / 1000)
+            await self._wait_out()
         else:
             raise RingError(
                 f"a node with the name {self._me} is in the ring already; give this one another"
                 " (--node)"
             )
         self.incarnation = max(self._clock.now_ms(), last + 1)
+
+    async def _wait_out(self) -> None:
+        await asyncio.sleep(self._lease_ms * LEASE_MARGIN / 1000)
 
     def change(self, state: Announced) -> None:
         """Say something else from now on."""
@@ -126,6 +136,7 @@ class Presence:
         assert self.state is not None, "it has a state before it says so"
         self.check_lease()
         sent_ms = self._now_ms()
+        self._beat_number += 1
         gossip = Gossip(
             self._me,
             self.incarnation,
@@ -133,6 +144,7 @@ class Presence:
             self.address,
             pack_slots(self._host.held()),
             self._host.timers(),
+            self._beat_number,
         )
         self._observer.hear(gossip)
         await self._bus.announce(encode(gossip), self._lease_ms)
@@ -148,7 +160,7 @@ class Presence:
             held = frozenset(self._host.held())
             if held:
                 logger.warning("the lease has lapsed; %d slots are dropped", len(held))
-                self._host.drop(held)
+            self._host.drop(held)  # what is being claimed as well
             self.lease.end()
 
     def may_act(self) -> bool:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from skyring.clock import Clock
-from skyring.errors import Fenced, TooLarge, Unavailable, Uncertain
+from skyring.errors import Fenced, SkyringError, TooLarge, Unavailable, Uncertain
 from skyring.ring.bus import Bus, NobodyThere
 from skyring.ring.messages import (
+    ALONE,
+    MOVED,
+    TOO_LONG,
     Garbled,
     OperationsQuestion,
     decode_operations_answer,
@@ -58,8 +61,6 @@ class RouterLimits(NamedTuple):
 
     request_timeout_ms: int = 10_000
     """How long an operation waits for its slot."""
-    try_timeout_ms: int = 2_500
-    """How long one node is waited for, before the holder is looked up again."""
     waiting_max: int = 10_000
     """Operations under way to other nodes; more are refused with Unavailable."""
     batch_operations_max: int = 256
@@ -74,7 +75,8 @@ class RouterLimits(NamedTuple):
 class _Waiting(NamedTuple):
     slot: int
     operation: bytes
-    answer: asyncio.Future[bytes | bool | None]
+    until_ms: int
+    answer: asyncio.Future[bytes | int]
 
 
 class _Peer:
@@ -83,6 +85,7 @@ class _Peer:
     def __init__(self) -> None:
         self.waiting: deque[_Waiting] = deque()
         self.under_way = 0
+        self.carrying: set[asyncio.Task[Any]] = set()
         self.next: asyncio.Handle | None = None
         """When the next message begins, if that is settled."""
 
@@ -108,7 +111,7 @@ class Router:
         table: RoutingTable,
         is_here: Callable[[int], bool],
         execute: Execute,
-        spawn: Callable[[Awaitable[None]], object],
+        spawn: Callable[[Awaitable[None]], bool],
         clock: Clock,
         limits: RouterLimits,
     ) -> None:
@@ -206,22 +209,31 @@ class Router:
         peer = self._peers.get(node)
         if peer is None:
             peer = self._peers[node] = _Peer()
-        waiting = _Waiting(slot, operation, asyncio.get_running_loop().create_future())
-        peer.waiting.append(waiting)
+        done: asyncio.Future[bytes | int] = asyncio.get_running_loop().create_future()
+        peer.waiting.append(_Waiting(slot, operation, self._now_ms() + left_ms, done))
         if peer.next is None and peer.under_way < self._limits.batches_max:
             peer.next = self._begin_later(node, peer)
         self._under_way += 1
         try:
-            answer = await waiting.answer
+            answer = await done
         finally:
             self._under_way -= 1
-        if answer is None:
-            raise Moved(f"{node} does not hold it any more")
-        if answer is True:  # it did not fit, together with others
+        if isinstance(answer, bytes):
+            return answer
+        if answer == ALONE:
             return await self._send(node, slot, operation, left_ms)
-        if answer is False:
+        if answer == MOVED:
+            raise Moved(f"{node} does not hold it any more")
+        if answer == TOO_LONG:
             raise Unavailable(f"the answer of {node} is longer than a message may be")
-        return answer
+        raise Uncertain(f"{node} takes its time")
+
+    def gone(self, node: str) -> None:
+        """A node is dead, has left or was started anew: it answers nothing that it was asked."""
+        peer = self._peers.get(node)
+        if peer is not None:
+            for carrying in list(peer.carrying):
+                carrying.cancel()
 
     def _begin_later(self, node: str, peer: _Peer) -> asyncio.Handle:
         loop = asyncio.get_running_loop()
@@ -237,52 +249,71 @@ class Router:
         batch = self._take(peer)
         if batch:
             peer.under_way += 1
-            self._spawn(self._carry(node, peer, batch))
+            if not self._spawn(self._carry(node, peer, batch)):
+                self._end(node, peer, batch, Unavailable("this node is stopping"))
+                return
         if peer.waiting and peer.under_way < self._limits.batches_max:
             peer.next = self._begin_later(node, peer)
 
     def _take(self, peer: _Peer) -> list[_Waiting]:
         batch: list[_Waiting] = []
         size = 0
+        now_ms = self._now_ms()
         bytes_max = min(self._limits.batch_bytes_max, self._bus.payload_bytes_max)
         while peer.waiting and len(batch) < self._limits.batch_operations_max:
             size += len(peer.waiting[0].operation) + OPERATION_BYTES
             if batch and size > bytes_max:
                 break
             waiting = peer.waiting.popleft()
-            if not waiting.answer.done():  # else whoever asked has gone
+            if waiting.answer.done():
+                continue  # whoever asked has gone
+            if now_ms < waiting.until_ms:
                 batch.append(waiting)
+            else:
+                waiting.answer.set_exception(Unavailable("the node that holds it is too busy"))
         return batch
 
     async def _carry(self, node: str, peer: _Peer, batch: list[_Waiting]) -> None:
         question = OperationsQuestion([(item.slot, item.operation) for item in batch])
-        answers: list[bytes | bool | None] = []
-        error: Exception | None = None
+        outcome: list[bytes | int] | SkyringError = Uncertain("this node is stopping")
+        task = asyncio.current_task()
+        assert task is not None, "it is run as one"
+        peer.carrying.add(task)
         try:
-            data = await self._bus.ask(node, encode(question), self._limits.try_timeout_ms)
-            answers = decode_operations_answer(data).answers
-            if len(answers) != len(batch):
-                error = Uncertain(f"{node} has answered something else")
-        except Garbled as garbled:
-            error = Uncertain(str(garbled))
-        except (Unavailable, TooLarge) as failure:
-            error = failure
-        except BaseException as failure:
-            error = Uncertain(f"the node is stopping: {type(failure).__name__}")
-            raise
+            # It is waited for as long as it lives: whoever asks again adds to its work.
+            data = await self._bus.ask(node, encode(question), self._limits.request_timeout_ms)
+            outcome = decode_operations_answer(data).answers
+            if len(outcome) != len(batch):
+                outcome = Uncertain(f"{node} has answered something else")
+        except Garbled as error:
+            outcome = Uncertain(str(error))
+        except (Unavailable, TooLarge) as error:
+            outcome = error
+        except asyncio.CancelledError:  # by `gone`, or because this node is stopping
+            outcome = Uncertain(f"{node} is gone")
         finally:
-            peer.under_way -= 1
-            for index, item in enumerate(batch):
-                if item.answer.done():
-                    continue
-                if error is not None:
-                    item.answer.set_exception(error)
-                else:
-                    item.answer.set_result(answers[index])
-            if peer.waiting:
-                self._begin(node, peer)
-            elif not peer.under_way and peer.next is None:
-                self._peers.pop(node, None)
+            peer.carrying.discard(task)
+            self._end(node, peer, batch, outcome)
+
+    def _end(
+        self,
+        node: str,
+        peer: _Peer,
+        batch: list[_Waiting],
+        outcome: list[bytes | int] | SkyringError,
+    ) -> None:
+        peer.under_way -= 1
+        for index, item in enumerate(batch):
+            if item.answer.done():
+                continue
+            if isinstance(outcome, SkyringError):
+                item.answer.set_exception(outcome)
+            else:
+                item.answer.set_result(outcome[index])
+        if peer.waiting:
+            self._begin(node, peer)
+        elif not peer.under_way and peer.next is None:
+            self._peers.pop(node, None)
 
     def _now_ms(self) -> int:
         return int(self._clock.monotonic_s() * 1000)

@@ -134,7 +134,7 @@ class RingSettings(Group):
         description="requests that wait for other nodes; more are answered 503",
     )
     moves_max: int = Field(
-        default=32, ge=1, le=65_536, description="slots on their way to a node at once"
+        default=16, ge=1, le=65_536, description="slots on their way to a node at once"
     )
     log_bytes_max: int = Field(
         default=-1, ge=-1, description="size of all logs, kept by NATS; -1: what NATS allows"

@@ -8,7 +8,14 @@ from collections.abc import Callable, Sequence
 from skyring.errors import Fenced, SkyringError, StorageError, Unavailable, Uncertain
 from skyring.storage.base import Write
 from skyring.storage.catchup import CatchUp
-from skyring.storage.entry import ENTRY_VERSION, Entry, EntryKind, decode_entry, encode_entry
+from skyring.storage.entry import (
+    ENTRY_VERSION,
+    Entry,
+    EntryKind,
+    NoEntry,
+    decode_entry,
+    encode_entry,
+)
 from skyring.storage.log import Log, LogConflict, Message
 from skyring.storage.slot_work import PendingCommit, SlotWork, end_commits
 
@@ -106,11 +113,12 @@ class Appender:
             if last is None and expected:
                 raise StorageError(f"the log of slot {slot.number} has lost all that was in it")
             if last is not None and last.sequence != expected:
-                found = decode_entry(last.data)
-                if found.id == entry.id:
+                found = _read(last)
+                if found is not None and found.id == entry.id:
                     slot.doubt = None
                     return last.sequence
-                if has_doubt and found.previous != expected:  # ours may be among those between
+                if has_doubt and (found is None or found.previous != expected):
+                    # Others stand between, and ours may be among them.
                     reason = "another node has the slot; the last write may be made or not"
                     end_commits(commits, Uncertain(reason))
                 raise Fenced(f"slot {slot.number} has been claimed by another node") from error
@@ -141,3 +149,11 @@ class Appender:
                 await asyncio.sleep(PAUSE_S)
             else:
                 return last
+
+
+def _read(message: Message) -> Entry | None:
+    """None if a stranger wrote it: who reads the log passes over it."""
+    try:
+        return decode_entry(message.data)
+    except NoEntry:
+        return None

@@ -75,6 +75,11 @@ class Storage(ABC):
     async def close(self) -> None:
         """Finish what was accepted and let go of the files. May be called twice."""
 
+    @property
+    def commit_bytes_max(self) -> int | None:
+        """Keys and values of one commit, as far as is known now; None: any."""
+        return None
+
     def not_ready(self) -> str | None:
         """Why nothing can be read or written now; None if it can."""
         return None

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Iterable
 
 from skyring.errors import StorageError
 from skyring.storage.base import Storage, Write
-from skyring.storage.entry import Entry, decode_entry
+from skyring.storage.entry import Entry, NoEntry, decode_entry
 from skyring.storage.log import Log, Message
 from skyring.storage.replica import APPLIED_KEY, KEY_END, Replica, read_replica, write_replica
 
 __all__ = ["CatchUp"]
+
+logger = logging.getLogger(__name__)
 
 KEYS_PER_SCAN = 1_000
 COMMITS_MAX = 1_000
@@ -65,7 +68,14 @@ class CatchUp:
             slot = message.slot
             if slot in broken:
                 continue
-            entry, replica = decode_entry(message.data), replicas[slot]
+            replica = replicas[slot]
+            try:
+                entry = decode_entry(message.data)
+            except NoEntry as error:
+                logger.error("slot %d, message %d: %s", slot, message.sequence, error)
+                replicas[slot], commit = self._pass_over(replica, message)
+                commits.append(commit)
+                continue
             if replica.sequence and entry.previous != replica.sequence:
                 broken.append(slot)
                 continue
@@ -80,6 +90,11 @@ class CatchUp:
                 await self._check_end(slot, after[slot])
         return broken
 
+    def _pass_over(self, replica: Replica, message: Message) -> tuple[Replica, Awaitable[None]]:
+        """A stranger has written to the log: all nodes take no notice in the same way."""
+        after = replica.passing_over(message.sequence, len(message.data))
+        return after, self._state.commit(message.slot, [(APPLIED_KEY, write_replica(after))])
+
     async def _check_end(self, slot: int, sequence: int) -> None:
         """Nothing has come: does the log go as far as the state?"""
         last = await self._log.last(slot)
@@ -90,5 +105,9 @@ class CatchUp:
             )
 
     async def _wipe(self, slot: int) -> None:
-        while pairs := await self._state.scan(slot, b"", KEY_END, KEYS_PER_SCAN):
-            await self._state.commit(slot, [(key, None) for key, _ in pairs])
+        start = b""
+        while pairs := await self._state.scan(slot, start, KEY_END, KEYS_PER_SCAN):
+            await self._state.commit(slot, [(key, None) for key, _ in pairs if key != APPLIED_KEY])
+            start = pairs[-1][0] + b"\0"
+        # Last of all: what is left by a crash before this is still known for a part of the log.
+        await self._state.commit(slot, [(APPLIED_KEY, None)])

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from skyring.errors import RecordUnreadable
 from skyring.storage.base import Write
 
-__all__ = ["ENTRY_VERSION", "Entry", "EntryKind", "decode_entry", "encode_entry"]
+__all__ = ["ENTRY_VERSION", "Entry", "EntryKind", "NoEntry", "decode_entry", "encode_entry"]
 
 ENTRY_VERSION = 1
 
 EntryKind: TypeAlias = Literal["claim", "batch", "snapshot"]
 """A ``claim`` begins an epoch, a ``batch`` is a commit or several, a ``snapshot`` is some of the
 live keys, written again so that older entries can go."""
+
+
+class NoEntry(RecordUnreadable):
+    """A message of the log that no version of this program has written."""
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -36,6 +40,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Entry)
+_any_decoder = msgspec.msgpack.Decoder(list[Any])
 
 
 def encode_entry(entry: Entry) -> bytes:
@@ -47,12 +52,27 @@ def decode_entry(message: bytes) -> Entry:
     """What a message says.
 
     Raises:
-        RecordUnreadable: it is damaged, or written by another version of this program.
+        RecordUnreadable: it was written by another version of this program.
+        NoEntry: it was not written by this program at all.
     """
     try:
         entry = _decoder.decode(message)
-    except msgspec.DecodeError as error:
-        raise RecordUnreadable(f"an entry of the log cannot be read: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        version = _version_of(message)
+        if version is None or version == ENTRY_VERSION:
+            raise NoEntry(f"it is no entry of a log: {error}") from error
+        raise RecordUnreadable(f"an entry of the log has version {version}") from error
     if entry.version != ENTRY_VERSION:
         raise RecordUnreadable(f"an entry of the log has version {entry.version}")
     return entry
+
+
+def _version_of(message: bytes) -> int | None:
+    """All versions begin with their number and their kind."""
+    try:
+        fields = _any_decoder.decode(message)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if len(fields) < 2 or type(fields[0]) is not int or not isinstance(fields[1], str):
+        return None
+    return fields[0]

@@ -72,6 +72,15 @@ class Replica(msgspec.Struct, frozen=True, array_like=True):
             new_bytes=self.new_bytes + message_bytes,
         )
 
+    def passing_over(self, sequence: int, message_bytes: int) -> Replica:
+        """The replica behind a message that is no entry."""
+        return replace(
+            self,
+            sequence=sequence,
+            log_bytes=self.log_bytes + message_bytes,
+            new_bytes=self.new_bytes + message_bytes,
+        )
+
     def is_bloated(self) -> bool:
         """Is most of the log dead, so that a snapshot would shorten it?"""
         live_bytes = self.live_keys * self.log_bytes // max(1, self.log_keys)

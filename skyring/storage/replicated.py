@@ -15,7 +15,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from skyring.errors import Fenced, SkyringError, Unavailable, Uncertain
+from skyring.errors import (
+    Fenced,
+    SkyringError,
+    StorageError,
+    TooLarge,
+    Unavailable,
+    Uncertain,
+)
 from skyring.storage.appending import PAUSE_S, Appender
 from skyring.storage.base import Storage, Write
 from skyring.storage.catchup import CatchUp
@@ -27,6 +34,8 @@ __all__ = ["ReplicatedStorage", "ReplicationLimits"]
 
 logger = logging.getLogger(__name__)
 
+FRAME_BYTES = 1_024
+"""More than what a message adds to the keys and values of one commit."""
 CLAIM_TRIES = 20
 """Claims of others that may come before one's own."""
 
@@ -83,6 +92,8 @@ class ReplicatedStorage(Storage):
         )
         self._slots: dict[int, SlotWork] = {}
         self._held_slots: set[int] = set()
+        self._era = 0
+        """Rises when the lease lapses."""
         self._busy: dict[int, Future[None]] = {}  # slots that are caught up or claimed just now
         self._pending_bytes = 0
         self._log_is_open = False
@@ -140,7 +151,11 @@ class ReplicatedStorage(Storage):
             await asyncio.wait(ending)
 
     def drop(self, slots: Iterable[int]) -> None:
-        """Hold slots no more, at once: the lease has lapsed. Nobody is told that they are lost."""
+        """Hold slots no more, at once: the lease has lapsed. Nobody is told that they are lost.
+
+        Claims that are under way come to nothing.
+        """
+        self._era += 1
         for number in slots:
             slot = self._slots.get(number)
             if slot is not None and slot.is_held:
@@ -155,9 +170,15 @@ class ReplicatedStorage(Storage):
         """Numbers of the slots that are held."""
         return self._held_slots
 
+    @property
+    def commit_bytes_max(self) -> int:
+        return self._log.message_bytes_max - FRAME_BYTES
+
     def commit(self, slot: int, writes: Sequence[Write]) -> Awaitable[None]:
         held = self._checked(slot, self._lease)
         size = sum(len(key) + len(value or b"") for key, value in writes)
+        if size > self.commit_bytes_max:
+            raise TooLarge(f"{size} bytes are more than NATS takes in one message")
         if self._pending_bytes + size > self._limits.pending_bytes_max and self._pending_bytes:
             raise Unavailable("too many writes are waiting for the log")
         self._pending_bytes += size
@@ -242,6 +263,7 @@ class ReplicatedStorage(Storage):
         return slot
 
     async def _claim(self, slot: SlotWork) -> None:
+        era = self._era
         for _ in range(CLAIM_TRIES):
             entry = self._appender.entry(slot, "claim", [], epoch=slot.replica.epoch + 1)
             try:
@@ -249,7 +271,11 @@ class ReplicatedStorage(Storage):
             except Fenced:
                 slot.replica = (await self._catch_up.run([slot.number]))[slot.number]
             else:
+                if era != self._era or not self._lease():
+                    # Perhaps this node was frozen, and others have claimed it after that.
+                    raise Unavailable("the lease ended while slots were claimed")
                 slot.doubt = slot.snapshot_from = None
+                slot.cannot_shorten = False
                 slot.is_held = True
                 self._held_slots.add(slot.number)
                 return
@@ -267,7 +293,7 @@ class ReplicatedStorage(Storage):
                     break  # a snapshot need not be finished
                 if slot.snapshot_from is not None:
                     await self._append_snapshot(slot)
-                elif slot.replica.is_bloated() and slot.is_held:
+                elif slot.is_held and slot.replica.is_bloated() and not slot.cannot_shorten:
                     slot.snapshot_from, slot.snapshot_first, slot.snapshot_keys = b"", 0, 0
                     slot.replica = slot.replica.snapshot_begun()
         except Fenced as error:
@@ -286,7 +312,7 @@ class ReplicatedStorage(Storage):
             await self._appender.append(slot, self._appender.entry(slot, "batch", writes), commits)
         except SkyringError as error:
             end_commits(commits, error)
-            if isinstance(error, Fenced):
+            if isinstance(error, StorageError):  # Fenced, or worse
                 raise
         except asyncio.CancelledError:
             end_commits(commits, Uncertain("the node is stopping; it may be done or not"))
@@ -311,9 +337,13 @@ class ReplicatedStorage(Storage):
 
     async def _append_snapshot(self, slot: SlotWork) -> None:
         assert slot.snapshot_from is not None
-        pairs = await self._state.scan(
-            slot.number, slot.snapshot_from, KEY_END, self._limits.snapshot_keys_max
-        )
+        try:
+            pairs = await self._state.scan(
+                slot.number, slot.snapshot_from, KEY_END, self._limits.snapshot_keys_max
+            )
+        except Unavailable:
+            await asyncio.sleep(PAUSE_S)
+            return
         pairs = fitting(pairs, self._message_bytes_max())
         if pairs:
             writes: list[Write] = [(key, value) for key, value in pairs if key != APPLIED_KEY]
@@ -321,6 +351,10 @@ class ReplicatedStorage(Storage):
                 await self._appender.append(slot, self._appender.entry(slot, "snapshot", writes))
             except Unavailable:
                 await asyncio.sleep(PAUSE_S)
+                return
+            except TooLarge as error:
+                logger.error("the log of slot %d cannot be made shorter: %s", slot.number, error)
+                slot.snapshot_from, slot.cannot_shorten = None, True
                 return
             slot.snapshot_first = slot.snapshot_first or slot.replica.sequence
             slot.snapshot_from = pairs[-1][0] + b"\x00"

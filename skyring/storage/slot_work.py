@@ -33,6 +33,8 @@ class SlotWork:
         self.task: asyncio.Task[None] | None = None
         self.snapshot_from: bytes | None = None
         """The first key that a snapshot under way has not written yet."""
+        self.cannot_shorten = False
+        """Is something in it that does not fit into a message any more?"""
         self.snapshot_first = 0
         """Sequence of the snapshot's first message."""
         self.snapshot_keys = 0

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from skyring.errors import Fenced, RecordUnreadable, Unavailable
+from skyring.errors import Fenced, RecordUnreadable, TooLarge, Unavailable
 from skyring.settings import DeliverySettings, TimerSettings
 from skyring.storage.base import Write
 from skyring.timers.attempt import Attempts
@@ -160,6 +160,9 @@ class Delivery:
     async def _deliver(self, hint: Hint) -> None:
         term = self._state.term(hint.slot)
         try:
+            if not self._state.may_deliver():  # asked again below, when it counts
+                await self._push_back(hint)
+                return
             record = await self._read(hint, term)
             if record is None:
                 return
@@ -254,6 +257,8 @@ class Delivery:
             return False
         if isinstance(transition, Rescheduled):
             self._state.push(hint.slot, hint.id, transition.record)
+        else:
+            self._state.gone.add(hint.id, "delivery", self._clock.monotonic_s())
         return True
 
     def _tell(self, timer_id: str, record: Record, transition: Transition) -> None:
@@ -303,6 +308,9 @@ class Delivery:
                 await self._storage.commit(slot, writes)
             except (Unavailable, Fenced):
                 await asyncio.sleep(STORAGE_PAUSE_S)
+            except TooLarge as error:  # the limit of the storage has become smaller
+                logger.error("what became of a timer cannot be stored: %s", error)
+                return False
             else:
                 return True
         return False

@@ -6,7 +6,7 @@ import asyncio
 
 from msgspec.structs import replace
 
-from skyring.errors import Fenced, NotFound, SkyringError
+from skyring.errors import Fenced, NotFound, SkyringError, Uncertain
 from skyring.timers.pages import TimerPages
 from skyring.timers.record import DEAD_PREFIX, DEAD_STOP, DUE_PREFIX, Record
 from skyring.timers.schedule import DUE_STOP
@@ -86,15 +86,18 @@ class TimerOperations:
         if isinstance(wanted, ReadPart):
             return await self._part(wanted)
         if isinstance(wanted, Cancel):
-            removing = self._service.cancel(wanted.id)
+            done, removing = {"cancel"}, self._service.cancel(wanted.id)
         elif isinstance(wanted, RetryDeadLetter):
-            removing = self._pages.retry_dead_letter(wanted.id)
+            done, removing = {"retry", "delivery"}, self._pages.retry_dead_letter(wanted.id)
         else:
-            removing = self._pages.delete_dead_letter(wanted.id)
+            done, removing = {"delete"}, self._pages.delete_dead_letter(wanted.id)
         try:
             await removing
-        except NotFound:
-            if not sent.repeated:  # else it was removed when this was sent before
+        except NotFound as error:
+            went_by = self._service.went_by(wanted.id) if sent.repeated else "nothing"
+            if went_by is None:
+                raise Uncertain(f"it is done, or it was too late: {error}") from error
+            if went_by not in done:
                 raise
         return Done()
 

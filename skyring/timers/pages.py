@@ -162,6 +162,7 @@ class TimerPages(Pages):
             again = replace(record, next_ms=self._state.clock.now_ms(), attempts=0)
             writes = [(dead_key(timer_id), None), *writes_put(timer_id, again)]
             await self._state.store(slot, timer_id, again, writes)
+            self._state.gone.add(timer_id, "retry", self.clock.monotonic_s())
         if self._state.events is not None:
             self._state.events("retry", about(timer_id, again))
 
@@ -170,6 +171,7 @@ class TimerPages(Pages):
             slot = self._state.slot(timer_id)
             await self._dead(slot, timer_id)
             await self._state.commit(slot, [(dead_key(timer_id), None)])
+            self._state.gone.add(timer_id, "delete", self.clock.monotonic_s())
         if self._state.events is not None:
             self._state.events("delete", {"id": timer_id})
 

@@ -15,6 +15,7 @@ from skyring.storage.base import Write
 from skyring.timers.events import about
 from skyring.timers.ids import IdSource
 from skyring.timers.preparing import Preparer
+from skyring.timers.recent import Ending
 from skyring.timers.record import (
     Record,
     dead_key,
@@ -141,6 +142,7 @@ class TimerService:
         async with self._state.changing(timer_id):
             slot, old = await self._pending(timer_id)
             await self._state.commit(slot, writes_delete(timer_id, old))
+            self._state.gone.add(timer_id, "cancel", self.clock.monotonic_s())
         if self._state.events is not None:
             self._state.events("cancel", about(timer_id, old))
 
@@ -196,6 +198,8 @@ class TimerService:
             repeated: it may have been stored by the same request already.
         """
         timer_id, record, named = timer
+        if repeated and self._state.gone.get(timer_id) not in (None, "retry"):
+            return Created(timer_id, True)  # it was stored, and is delivered or cancelled already
         if named:
             return await self._create_named(timer_id, record)
         if repeated:
@@ -261,6 +265,10 @@ class TimerService:
         if value is not None:
             return Stored("dead", value)
         raise NotFound(f"no timer has the id {timer_id!r}")
+
+    def went_by(self, timer_id: str) -> Ending | None:
+        """What a timer went by a short while ago; None if that is not known."""
+        return self._state.gone.get(timer_id)
 
     async def _pending(self, timer_id: str) -> tuple[int, Record]:
         slot = self._state.slot(timer_id)

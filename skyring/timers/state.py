@@ -16,13 +16,17 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from skyring.clock import Clock
-from skyring.errors import DeliveryInProgress, Fenced, SkyringError
+from skyring.errors import DeliveryInProgress, Fenced, SkyringError, TooLarge
 from skyring.storage.base import Storage, Write
 from skyring.timers.events import Events
+from skyring.timers.recent import RecentIds
 from skyring.timers.record import Hint, Record, timer_slot
 from skyring.timers.schedule import Schedule
 
 __all__ = ["TimerState"]
+
+OUTCOME_BYTES = 8_192
+"""More than the outcome of a delivery adds to a record: keys again, and the last error."""
 
 
 def _always() -> bool:
@@ -49,6 +53,7 @@ class TimerState:
         scheduled_max: timers held in memory.
         may_deliver: may this node act on its claims now? Asked before each delivery.
         events: told what happens to timers.
+        gone: remembers timers that were delivered or cancelled, if operations can be repeated.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class TimerState:
         scheduled_max: int,
         may_deliver: Callable[[], bool] = _always,
         events: Events | None = None,
+        gone: RecentIds | None = None,
     ) -> None:
         self.storage = storage
         self.clock = clock
@@ -66,6 +72,8 @@ class TimerState:
         self.schedule = Schedule(scheduled_max)
         self.may_deliver = may_deliver
         self.events = events
+        self.gone = RecentIds(0.0, 1) if gone is None else gone
+        self._is_bounded = storage.commit_bytes_max is not None
         self.wake = asyncio.Event()
         """Set when the first due time has changed."""
         self.unread = asyncio.Event()
@@ -152,6 +160,8 @@ class TimerState:
         Otherwise others would read what was there before, take it for the truth, and miss what
         the write brings a moment later.
         """
+        if self._is_bounded:
+            self._check_size(writes)
         try:
             await self.storage.commit(slot, writes)
         except asyncio.CancelledError:
@@ -172,6 +182,13 @@ class TimerState:
         return value
 
     # Who works on which timer
+
+    def _check_size(self, writes: Sequence[Write]) -> None:
+        """What is stored now must fit together with what a failed delivery adds to it."""
+        size = sum(len(key) + len(value or b"") for key, value in writes)
+        bytes_max = self.storage.commit_bytes_max
+        if bytes_max is not None and size > bytes_max - OUTCOME_BYTES:
+            raise TooLarge(f"a timer may have {bytes_max - OUTCOME_BYTES} bytes here, not {size}")
 
     def is_delivering(self, timer_id: str) -> bool:
         """Is a delivery of this timer under way?"""

@@ -43,6 +43,7 @@ PURE = {
     "timers/request.py",
     "timers/ids.py",
     "timers/together.py",
+    "timers/recent.py",
     "timers/wire.py",
     "timers/events.py",
     "storage/seal.py",

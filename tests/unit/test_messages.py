@@ -40,7 +40,7 @@ READERS: list[Callable[[bytes], Any]] = [
         (OperationsQuestion([(7, b"x"), (-1, b"")]), messages.decode_question),
         (ProbeAnswer(12), messages.decode_probe_answer),
         (ReleaseAnswer(b""), messages.decode_release_answer),
-        (OperationsAnswer([b"x", None, True, False]), messages.decode_operations_answer),
+        (OperationsAnswer([b"x", 0, 3, 1]), messages.decode_operations_answer),
         (Gossip("a", 1, "leaving", "http://x", b"\x01", 9), messages.decode_gossip),
     ],
 )
