@@ -79,7 +79,8 @@ class Node:
         if self._ring is None:
             self.service, self.pages = service, pages
         else:
-            self._ring.tie(self._state, TimerOperations(service, pages).execute)
+            operations = TimerOperations(service, pages)
+            self._ring.tie(self._state, operations.execute, operations.execute_many)
             route = self._ring.member.router
             self.service, self.pages = RoutedTimers(service, route), RoutedPages(pages, route)
         self._delivery = Delivery(

@@ -15,6 +15,7 @@ from skyring.clock import Clock
 from skyring.nats.durability import Sync, read_sync
 from skyring.nats.making import make_link
 from skyring.node_slots import NodeSlots
+from skyring.ring.answering import ExecuteMany
 from skyring.ring.bus import Bus
 from skyring.ring.member import MemberSettings, RingMember
 from skyring.ring.membership import Timing
@@ -119,12 +120,13 @@ class NodeRing:
             self._fenced,
         )
 
-    def tie(self, state: TimerState, execute: Execute) -> None:
+    def tie(self, state: TimerState, execute: Execute, execute_many: ExecuteMany) -> None:
         """Tie storage, timers and ring together.
 
         Args:
             state: the timers of the slots that are held.
-            execute: carries out the operations that other nodes send.
+            execute: carries out an operation.
+            execute_many: carries out what other nodes send.
         """
         ring = self._settings.ring
         self.slots = NodeSlots(
@@ -146,6 +148,7 @@ class NodeRing:
             self.bus,
             self.slots,
             execute,
+            execute_many,
             self._clock,
             self.emit,
         )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeAlias
 
-from skyring.errors import Fenced, SkyringError
 from skyring.ring.host import SlotHost
 from skyring.ring.messages import (
     ALONE,
@@ -21,12 +21,17 @@ from skyring.ring.messages import (
     decode_question,
     encode,
 )
-from skyring.ring.router import Execute
 from skyring.ring.slots import pack_slots, unpack_slots
 
-__all__ = ["Answering"]
+__all__ = ["Answering", "ExecuteMany"]
 
 logger = logging.getLogger(__name__)
+
+ExecuteMany: TypeAlias = Callable[
+    [Sequence[bytes]], Iterable[tuple[Sequence[int], Awaitable[Sequence[bytes | None]]]]
+]
+"""Carries out operations in groups: the places of those of a group, and their answers to come;
+None is the answer of one whose slot is not held here."""
 
 LATE_S = 1.0
 """After this time an answer is given without those that are not done."""
@@ -39,7 +44,7 @@ class Answering:
 
     Args:
         host: who keeps the slots.
-        execute: carries out operations.
+        execute_many: carries out operations.
         slots: how many slots there are.
         incarnation: of this node.
         bytes_max: the longest answer.
@@ -49,19 +54,19 @@ class Answering:
     def __init__(
         self,
         host: SlotHost,
-        execute: Execute,
+        execute_many: ExecuteMany,
         slots: int,
         incarnation: Callable[[], int],
         bytes_max: Callable[[], int],
         released: Callable[[frozenset[int], str], None],
     ) -> None:
         self._host = host
-        self._execute = execute
+        self._execute_many = execute_many
         self._slots = slots
         self._incarnation = incarnation
         self._bytes_max = bytes_max
         self._released = released
-        self._late: set[asyncio.Future[bytes | int]] = set()
+        self._late: set[asyncio.Future[Sequence[bytes | None]]] = set()
 
     async def answer(self, data: bytes) -> bytes:
         """The answer to a question.
@@ -84,24 +89,30 @@ class Answering:
         return encode(ReleaseAnswer(pack_slots(released)))
 
     async def _operations(self, question: OperationsQuestion) -> bytes:
-        operations = question.operations
-        if len(operations) == 1:
-            return encode(
-                OperationsAnswer(self._fitting([await self._operation(operations[0][1])]))
-            )
-        tasks = [asyncio.ensure_future(self._operation(item)) for _, item in operations]
-        self._late.update(tasks)
+        answers: list[bytes | int] = [LATE] * len(question.operations)
+        groups = [
+            (places, asyncio.ensure_future(work))
+            for places, work in self._execute_many([item for _, item in question.operations])
+        ]
+        tasks = {task for _, task in groups}
+        self._late |= tasks
+        for task in tasks:
+            task.add_done_callback(self._late.discard)
         try:
-            # One that takes its time must not hold up those that travel with it.
-            _, late = await asyncio.wait(tasks, timeout=LATE_S)
+            # What takes its time must not hold up what travels with it.
+            await asyncio.wait(tasks, timeout=LATE_S)
         except asyncio.CancelledError:
             for task in tasks:
                 task.cancel()
             raise
-        for task in late:
-            task.add_done_callback(self._late.discard)
-        self._late.difference_update(set(tasks) - late)
-        answers = [LATE if task in late else task.result() for task in tasks]
+        for places, task in groups:
+            if not task.done():
+                continue
+            try:
+                for place, answer in zip(places, task.result(), strict=True):
+                    answers[place] = MOVED if answer is None else answer
+            except Exception:  # a defect; whoever asked takes it for one that has no answer yet
+                logger.exception("operations of another node failed")
         return encode(OperationsAnswer(self._fitting(answers)))
 
     def _fitting(self, answers: Sequence[bytes | int]) -> list[bytes | int]:
@@ -116,15 +127,3 @@ class Answering:
             else:
                 fitting.append(ALONE if size <= bytes_max else TOO_LONG)
         return fitting
-
-    async def _operation(self, operation: bytes) -> bytes | int:
-        try:
-            return await self._execute(operation)
-        except Fenced:
-            return MOVED
-        except SkyringError as error:  # it cannot be read, so nothing was done either
-            logger.warning("an operation of another node is not carried out: %s", error)
-            return MOVED
-        except Exception:  # a defect; whoever asked takes it for one without an answer
-            logger.exception("an operation of another node failed")
-            return LATE

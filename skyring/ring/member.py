@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from skyring.clock import Clock
 from skyring.errors import RingError, Unavailable
-from skyring.ring.answering import Answering
+from skyring.ring.answering import Answering, ExecuteMany
 from skyring.ring.bus import Answer, Bus
 from skyring.ring.contest import Contest
 from skyring.ring.host import SlotHost
@@ -62,7 +62,8 @@ class RingMember:
         settings: who it is, and bounds.
         bus: the way to the others.
         host: who keeps the slots.
-        execute: carries out operations on slots that are held here.
+        execute: carries out an operation on slots that are held here.
+        execute_many: the same for several that another node has sent.
         clock: what time it is.
         emit: publishes events.
     """
@@ -73,6 +74,7 @@ class RingMember:
         bus: Bus,
         host: SlotHost,
         execute: Execute,
+        execute_many: ExecuteMany,
         clock: Clock,
         emit: EmitEvent,
     ) -> None:
@@ -147,7 +149,7 @@ class RingMember:
         )
         self._answering = Answering(
             host,
-            execute,
+            execute_many,
             slots,
             lambda: self.presence.incarnation,
             lambda: bus.payload_bytes_max,

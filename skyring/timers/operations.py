@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Awaitable, Iterator, Sequence
 
 from msgspec.structs import replace
 
@@ -36,7 +38,10 @@ from skyring.timers.wire import (
 
 __all__ = ["TimerOperations"]
 
+logger = logging.getLogger(__name__)
+
 RANGES = {"pending": (DUE_PREFIX, DUE_STOP), "dead": (DEAD_PREFIX, DEAD_STOP)}
+ADDED = encode_answer(Added(True))
 BULKS_MAX = 16
 """Bulk creates that are carried out at once."""
 
@@ -70,6 +75,50 @@ class TimerOperations:
         except SkyringError as error:
             answer = Failed.of(error)
         return encode_answer(answer)
+
+    def execute_many(
+        self, operations: Sequence[bytes]
+    ) -> Iterator[tuple[Sequence[int], Awaitable[Sequence[bytes | None]]]]:
+        """Carry out operations that came together: timers that are new are stored together.
+
+        Returns:
+            Groups: the places of their operations, and the answers to come. None is the answer of
+            one that was not carried out: a slot is not held here, or it cannot be read.
+        """
+        timers: list[NewTimer] = []
+        places: list[int] = []
+        for place, operation in enumerate(operations):
+            try:
+                sent = decode_operation(operation)
+                wanted = sent.operation
+                if type(wanted) is Create and not wanted.named and not sent.repeated:
+                    timers.append(self._new(sent, wanted))
+                    places.append(place)
+                    continue
+            except BadMessage:
+                pass  # it is refused when it is carried out
+            yield [place], self._one(operation)
+        if timers:
+            yield places, self._add(timers)
+
+    async def _one(self, operation: bytes) -> list[bytes | None]:
+        try:
+            return [await self.execute(operation)]
+        except Fenced:
+            return [None]
+        except BadMessage as error:
+            logger.warning("an operation of another node is not carried out: %s", error)
+            return [None]
+
+    async def _add(self, timers: Sequence[NewTimer]) -> list[bytes | None]:
+        return [
+            ADDED
+            if isinstance(result, Created)
+            else None
+            if isinstance(result, Fenced)
+            else encode_answer(Failed.of(result))
+            for result in await self._service.add_many(timers)
+        ]
 
     async def _answer(self, sent: Sent) -> Answer:
         wanted = sent.operation

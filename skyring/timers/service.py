@@ -298,8 +298,11 @@ class TimerService:
             batch.append(index)
             writes += more
             size += more_bytes
-        commits.append(self._store_batch(slot, timers, batch, writes, results))
-        await asyncio.gather(*commits)
+        last = self._store_batch(slot, timers, batch, writes, results)
+        if commits:
+            await asyncio.gather(*commits, last)
+        else:
+            await last
 
     async def _store_batch(
         self,

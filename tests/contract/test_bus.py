@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 
 from skyring.errors import TooLarge, Unavailable, Uncertain
+from skyring.nats.jetstream import JetStreamApi
 from skyring.nats.making import make_link
+from skyring.nats.message import Message, Reply
 from skyring.ring.bus import Answer, Bus, NobodyThere
 from skyring.ring.memory_bus import MemoryBus, MemoryNetwork
 from skyring.ring.nats_bus import NatsBus
@@ -267,6 +270,73 @@ async def test_events_are_heard_outside_the_ring(tmp_path: Path) -> None:
         finally:
             await link.stop()
         assert heard == [("skyring.test.events.claim", b"{}")]
+    finally:
+        await medium.end()
+        server.kill()
+
+
+# What JetStream says when announcements are read
+
+
+class ScriptedLink:
+    """Answers the questions to JetStream; it has no connection."""
+
+    session = None
+
+    def __init__(self, **answers: dict[str, Any]) -> None:
+        self._answers = answers
+        self.asked: list[str] = []
+
+    async def request(self, message: Message, timeout_ms: int) -> Reply:
+        what = "_".join(message.subject.split(".")[2:-1])
+        self.asked.append(what)
+        return Reply(json.dumps(self._answers.get(what, {})).encode())
+
+
+NO_LEADER = {"error": {"code": 503, "err_code": 10008, "description": "temporarily unavailable"}}
+NO_STREAM = {"error": {"code": 404, "err_code": 10059, "description": "stream not found"}}
+NO_MESSAGE = {"error": {"code": 404, "err_code": 10037, "description": "no message found"}}
+SUBJECTS = {"state": {"subjects": {"skyring.test.gossip.a": 1}}}
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"STREAM_INFO": NO_LEADER},
+        {"STREAM_INFO": NO_STREAM},
+        {"STREAM_INFO": SUBJECTS, "STREAM_MSG_GET": NO_LEADER},
+        {"STREAM_INFO": SUBJECTS, "STREAM_MSG_GET": NO_STREAM},
+    ],
+)
+async def test_an_error_is_not_taken_for_nobody(answers: dict[str, Any]) -> None:
+    link: Any = ScriptedLink(**answers)
+    with pytest.raises(Unavailable, match=r"temporarily unavailable|stream not found"):
+        await NatsBus(link, "test", 3, 1_000).announcements()
+    assert link.asked[0] == "STREAM_CREATE"
+
+
+async def test_an_announcement_that_is_just_being_replaced_is_none() -> None:
+    link: Any = ScriptedLink(STREAM_INFO=SUBJECTS, STREAM_MSG_GET=NO_MESSAGE)
+    assert await NatsBus(link, "test", 3, 1_000).announcements() == []
+
+
+async def test_announcements_whose_stream_was_deleted_cannot_be_read(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path)
+    await server.start()
+    medium = NatsMedium(server)
+    try:
+        a, _ = await medium.join("a")
+        b, _ = await medium.join("b")
+        await a.announce(b"a1", 5_000)
+        assert await b.announcements() == [b"a1"]
+        link = make_link(NatsSettings(servers=(server.url,)), "outside")
+        await link.start()
+        try:
+            await JetStreamApi(link, 5_000).ask("STREAM.DELETE.SKYRING-GOSSIP_test")
+        finally:
+            await link.stop()
+        with pytest.raises(Unavailable):
+            await b.announcements()
     finally:
         await medium.end()
         server.kill()

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
-from itertools import count
+from itertools import count, product
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skyring.errors import Fenced, SkyringError, StorageError, Unavailable, Uncertain
+from skyring.errors import (
+    Fenced,
+    RecordUnreadable,
+    SkyringError,
+    StorageError,
+    TooLarge,
+    Unavailable,
+    Uncertain,
+)
 from skyring.storage.base import Storage, Write
-from skyring.storage.entry import decode_entry
+from skyring.storage.entry import NoEntry, decode_entry
 from skyring.storage.log import MemoryLog
 from skyring.storage.memory import MemoryStorage
 from skyring.storage.replica import APPLIED_KEY
@@ -388,3 +397,269 @@ async def test_two_who_catch_up_at_once_do_it_one_after_the_other(log: MemoryLog
     assert b.storage.epoch(0) == 2
     for node in (a, b):
         await node.storage.close()
+
+
+# A claim, and the lease
+
+
+@pytest.mark.parametrize("lease", ["began anew", "is over"])
+async def test_a_claim_that_is_acknowledged_after_the_lease_is_not_held(
+    log: MemoryLog, lease: str
+) -> None:
+    """The node was frozen while the answer was on its way, and another one has claimed since."""
+    a, b = await opened("a", log), await opened("b", log)
+    append, appended, answer = a.log.append, asyncio.Event(), asyncio.Event()
+
+    async def append_slowly(slot: int, data: bytes, expected: int) -> int:
+        sequence = await append(slot, data, expected)
+        appended.set()
+        await answer.wait()
+        return sequence
+
+    a.log.append = append_slowly  # type: ignore[method-assign]
+    claiming = asyncio.create_task(a.storage.acquire([5]))
+    await appended.wait()
+    await b.storage.acquire([5])
+    await b.storage.commit(5, [(b"k", b"of b")])
+    if lease == "began anew":
+        a.storage.drop([])  # it held nothing when the lease lapsed
+    else:
+        a.lease = False
+    answer.set()
+    with pytest.raises(Unavailable, match="lease"):
+        await claiming
+    a.lease = True
+    assert set(a.storage.held()) == set()
+    with pytest.raises(Fenced):
+        await a.storage.get(5, b"k")
+    assert await b.content(5) == {b"k": b"of b"}
+    await a.storage.acquire([5])
+    assert await a.content(5) == {b"k": b"of b"}
+    assert [entry.epoch for entry in await messages(log, 5)] == [1, 2, 2, 3]
+    for node in (a, b):
+        await node.storage.close()
+
+
+# Strangers in the log
+
+STRANGE = [b"", b"hello", b'{"a":1}', b"\x01", b"\x91\x01", b"\x92\x01\xa5claim", b"\xff" * 100]
+
+
+def intrude(log: MemoryLog, slot: int, data: bytes) -> None:
+    """Somebody publishes to the subject of a slot, without a fence."""
+    log._sequence += 1
+    log._slots.setdefault(slot, {})[log._sequence] = data
+
+
+@pytest.mark.parametrize("data", STRANGE)
+async def test_who_reads_a_log_passes_over_what_is_no_entry(log: MemoryLog, data: bytes) -> None:
+    intrude(log, 0, data)
+    a, b = await opened("a", log), await opened("b", log)
+    await a.storage.acquire([0])
+    await a.storage.commit(0, [(b"k", b"1")])
+    await a.storage.release([0])
+    intrude(log, 0, data)
+    await b.storage.follow([0])
+    intrude(log, 0, data)
+    await b.storage.follow([0])
+    await b.storage.acquire([0])
+    await b.storage.commit(0, [(b"l", b"2")])
+    await a.storage.acquire([0])
+    fresh = await opened("c", log)
+    await fresh.storage.follow([0])
+    assert await a.content(0) == {b"k": b"1", b"l": b"2"}
+    await a.storage.release([0])
+    again = await opened("a", log, a.state)
+    await again.storage.acquire([0])
+    await fresh.storage.acquire([0])
+    assert await fresh.content(0) == {b"k": b"1", b"l": b"2"}
+    assert fresh.storage.epoch(0) == 4 + 1
+    for node in (a, b, fresh, again):
+        await node.storage.close()
+
+
+@pytest.mark.parametrize("data", STRANGE)
+async def test_a_holder_that_meets_a_stranger_is_fenced_and_claims_anew(
+    log: MemoryLog, data: bytes
+) -> None:
+    node = await opened("a", log)
+    await node.storage.acquire([0])
+    await node.storage.commit(0, [(b"k", b"1")])
+    intrude(log, 0, data)
+    with pytest.raises(Fenced):
+        await node.storage.commit(0, [(b"k", b"2")])
+    assert node.lost == [0]
+    await node.storage.acquire([0])
+    assert await node.content(0) == {b"k": b"1"}
+    await node.storage.commit(0, [(b"k", b"3")])
+    assert node.storage.epoch(0) == 2
+    assert not node.storage._failure.done()
+    await node.storage.close()
+
+
+async def test_a_stranger_between_an_append_and_its_answer_leaves_it_uncertain(
+    log: MemoryLog,
+) -> None:
+    node = await opened("a", log)
+    await node.storage.acquire([0])
+    append = node.log.append
+
+    async def append_and_intrude(slot: int, data: bytes, expected: int) -> int:
+        await append(slot, data, expected)
+        intrude(log, slot, b"hello")
+        raise Uncertain("no answer")
+
+    node.log.append = append_and_intrude  # type: ignore[method-assign]
+    with pytest.raises(Uncertain):
+        await node.storage.commit(0, [(b"k", b"1")])
+    node.log.append = append  # type: ignore[method-assign]
+    await node.storage.acquire([0])
+    assert await node.content(0) == {b"k": b"1"}
+    await node.storage.close()
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x93\x02\xa5claim\x01", b"\x97\x09\xa3new\x01\xa1a\xc0\xc0\xc0"]
+)
+async def test_an_entry_of_another_version_is_refused(log: MemoryLog, data: bytes) -> None:
+    intrude(log, 0, data)
+    with pytest.raises(RecordUnreadable, match=r"version [29]") as refused:
+        decode_entry(data)
+    assert not isinstance(refused.value, NoEntry)
+    node = await opened("a", log)
+    for _ in range(2):
+        with pytest.raises(RecordUnreadable, match="version"):
+            await node.storage.acquire([0])
+    assert set(node.storage.held()) == set()
+    await node.storage.close()
+
+
+@given(st.binary(max_size=60))
+def test_whatever_stands_in_a_log_can_be_told(data: bytes) -> None:
+    with suppress(RecordUnreadable):  # NoEntry is one
+        decode_entry(data)
+
+
+# What is broken off
+
+
+async def test_a_wipe_that_is_broken_off_can_be_gone_on_with(
+    log: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skyring.storage.catchup.KEYS_PER_SCAN", 2)
+    a = await opened("a", log)
+    await a.storage.acquire([0])
+    await a.storage.commit(0, [(b"%c/%d" % key, b"old") for key in product(b"adtz", range(3))])
+    states = []
+    for _ in range(12):
+        b = await opened("b", log)
+        await b.storage.follow([0])
+        states.append(b.state)
+    await a.storage.commit(0, [(b"%c/%d" % key, None) for key in product(b"adtz", range(3))])
+    await a.storage.commit(0, [(b"t/new", b"v")])
+    monkeypatch.setattr("skyring.storage.replica.SPARE_BYTES", -100_000)
+    await a.storage.commit(0, [(b"u/new", b"v")])
+    await a.storage.release([0])
+    while (await log.size(0)).first < 3:  # the snapshot was not finished
+        await a.storage.acquire([0])
+        await a.storage.commit(0, [])
+    monkeypatch.undo()
+    monkeypatch.setattr("skyring.storage.catchup.KEYS_PER_SCAN", 2)
+    expected = {b"t/new": b"v", b"u/new": b"v"}
+    broken_off = 0
+    for number, state in enumerate(states):
+        b = await opened("b", log, state)
+        fail_once(monkeypatch, state, after=number)
+        try:
+            await b.storage.follow([0])
+        except Unavailable:
+            broken_off += 1
+        else:
+            break
+        after_crash = await opened("b", log, state)
+        await after_crash.storage.acquire([0])
+        assert await after_crash.content(0) == expected, f"broken off at commit {number}"
+        await after_crash.storage.close()
+    assert broken_off >= 7, "six with keys, and the last one of all"
+
+
+def fail_once(monkeypatch: pytest.MonkeyPatch, state: Storage, after: int) -> None:
+    """Let the state store fail once, after some commits."""
+    commit, left = state.commit, after
+
+    def fail(slot: int, writes: Sequence[Write]) -> Awaitable[None]:
+        nonlocal left
+        left -= 1
+        if left == -1:
+            raise Unavailable("the disk has hiccups")
+        return commit(slot, writes)
+
+    monkeypatch.setattr(state, "commit", fail)
+
+
+async def test_a_snapshot_waits_for_a_state_store_that_is_away(
+    log: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skyring.storage.replicated.PAUSE_S", 0.001)
+    monkeypatch.setattr("skyring.storage.replica.SPARE_BYTES", 500)
+    node = await opened("a", log)
+    await node.storage.acquire([0])
+    scan, refused, may_go_on = node.state.scan, 0, asyncio.Event()
+
+    async def hiccup(slot: int, start: bytes, stop: bytes, limit: int) -> Any:
+        nonlocal refused
+        if refused < 3:
+            refused += 1
+            raise Unavailable("it is being opened again")
+        may_go_on.set()
+        return await scan(slot, start, stop, limit)
+
+    monkeypatch.setattr(node.state, "scan", hiccup)
+    for number in range(100):
+        await node.storage.commit(0, [(b"short", b"%d" % number)])
+        await node.storage.commit(0, [(b"short", None)])
+    async with asyncio.timeout(10):
+        await may_go_on.wait()
+    assert refused == 3
+    assert not node.storage._failure.done()
+    await node.storage.commit(0, [(b"k", b"last")])
+    assert node.lost == []
+    assert await node.content(0) == {b"k": b"last"}
+    await node.storage.release([0])
+    assert (await log.size(0)).first > 1, "it was made shorter in the end"
+    await node.storage.close()
+
+
+async def test_a_snapshot_that_does_not_fit_is_given_up_until_the_next_claim(
+    log: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skyring.storage.replica.SPARE_BYTES", -100_000)
+    node = await opened("a", log)
+    append, snapshots = node.log.append, 0
+
+    async def append_small(slot: int, data: bytes, expected: int) -> int:
+        nonlocal snapshots
+        if decode_entry(data).kind == "snapshot":
+            snapshots += 1
+            raise TooLarge("the server has a smaller limit now")
+        return await append(slot, data, expected)
+
+    node.log.append = append_small  # type: ignore[method-assign]
+    await node.storage.acquire([0])
+    for number in range(20):
+        await node.storage.commit(0, [(b"k", b"%d" % number)])
+    assert snapshots == 1
+    assert not node.storage._failure.done()
+    await node.storage.release([0])
+    assert (node.lost, await (await opened_reader(log)).content(0)) == ([], {b"k": b"19"})
+    await node.storage.acquire([0])
+    await node.storage.commit(0, [(b"k", b"20")])
+    await node.storage.release([0])
+    assert snapshots == 2
+    await node.storage.close()
+
+
+async def opened_reader(log: MemoryLog) -> NodeStore:
+    node = await opened("reader", log)
+    await node.storage.acquire([0])
+    return node

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from skyring.errors import Unavailable, Uncertain
+from skyring.clock import SystemClock
+from skyring.errors import TooLarge, Unavailable, Uncertain
 from skyring.node import Node
 from skyring.node_ring import RingConnection
 from skyring.ring.memory_bus import MemoryBus, MemoryNetwork
@@ -15,6 +16,7 @@ from skyring.settings import RingSettings, Settings, StorageSettings
 from skyring.storage.log import Log, MemoryLog, Message, SlotLog
 from skyring.testing.recording import Recorder
 from skyring.timers.facade import Timers
+from skyring.timers.record import timer_slot
 
 SLOTS = 32
 WAIT_S_MAX = 30
@@ -47,6 +49,8 @@ class CuttableLog(Log):
 
     async def append(self, slot: int, data: bytes, expected: int) -> int:
         self._check()
+        if len(data) > self.message_bytes_max:
+            raise TooLarge(f"{len(data)} bytes are more than it takes")
         await asyncio.sleep(0)
         if self.is_cut:
             raise Uncertain("cut while it was under way")
@@ -80,6 +84,16 @@ class CuttableLog(Log):
             raise Unavailable("the log cannot be reached")
 
 
+class FreezingClock(SystemClock):
+    """As the clocks are after this node, and it alone, has not run for a while."""
+
+    def __init__(self) -> None:
+        self.frozen_s = 0.0
+
+    def monotonic_s(self) -> float:
+        return super().monotonic_s() + self.frozen_s
+
+
 class RingNode:
     """One node, and what is needed to harm it."""
 
@@ -87,6 +101,7 @@ class RingNode:
         self.name = name
         self.bus = MemoryBus(ring.network)
         self.log = CuttableLog(ring.log)
+        self.clock = FreezingClock()
         self.node = Node(
             Settings(
                 node=name,
@@ -95,6 +110,7 @@ class RingNode:
                 ring=QUICK.model_copy(update=ring_settings),
             ),
             transports=[ring.recorder],
+            clock=self.clock,
             connection=RingConnection(self.bus, self.log),
         )
         self.timers = Timers(self.node.service, self.node.pages)
@@ -105,6 +121,25 @@ class RingNode:
         return frozenset(
             item["slot"] for item in self.node.ring()["slots_detail"] if item["phase"] == "held"
         )
+
+    @property
+    def may_write(self) -> frozenset[int]:
+        """The slots whose timers it would deliver and change now."""
+        assert self.node._ring is not None
+        held = self.node._ring.storage.held()
+        return frozenset(held) if self.node._ring.may_act() else frozenset()
+
+    @property
+    def lease_ms(self) -> int:
+        """How long its lease still lasts."""
+        return int(self.node.ring()["lease_ms"])
+
+    def sees(self) -> dict[str, str]:
+        """The members as it knows them."""
+        return {member["node"]: member["state"] for member in self.node.ring()["members"]}
+
+    def has_failed(self) -> bool:
+        return self.node._task is not None and self.node._task.done()
 
     def cut(self) -> None:
         """No way to bus or log any more."""
@@ -154,6 +189,24 @@ class LocalRing:
             for item in each.node.ring()["slots_detail"]
             if item["phase"] == "held"
         }
+
+    def nobody_shares(self) -> bool:
+        """Is there no slot that two nodes would write to?"""
+        held = [slot for each in self.nodes.values() for slot in each.may_write]
+        return len(held) == len(set(held))
+
+    def intrude(self, slot: int, data: bytes) -> None:
+        """Somebody who is no node publishes to the log of a slot."""
+        self.log._sequence += 1
+        self.log._slots.setdefault(slot, {})[self.log._sequence] = data
+
+    def id_in(self, slots: Collection[int], name: str = "timer") -> str:
+        """An id of one of these slots."""
+        return next(
+            timer_id
+            for number in range(100_000)
+            if timer_slot(timer_id := f"{name}-{number}", SLOTS) in slots
+        )
 
     def _is_settled(self) -> bool:
         views = [each.node.ring() for each in self.nodes.values()]

@@ -14,8 +14,8 @@ from skyring.ring.membership import Announced, Change, Effects, Gossip, Membersh
 TIMING = Timing(heartbeat_ms=100, suspect_ms=300, dead_ms=500, forget_ms=10_000)
 
 
-def gossip(node: str, incarnation: int = 1, state: Announced = "alive") -> Gossip:
-    return Gossip(node=node, incarnation=incarnation, state=state)
+def gossip(node: str, incarnation: int = 1, state: Announced = "alive", beat: int = 0) -> Gossip:
+    return Gossip(node=node, incarnation=incarnation, state=state, beat=beat)
 
 
 class Watch:
@@ -136,6 +136,47 @@ def test_one_that_leaves() -> None:
     assert watch.members.get("a") is None
 
 
+@pytest.mark.parametrize("last_word", ["leaving", "joining"])
+def test_one_that_falls_silent_while_it_leaves_or_joins_is_no_owner(last_word: Announced) -> None:
+    watch = Watch("a")
+    watch.live["a"] = gossip("a", 2, last_word)
+    watch.run(100)
+    del watch.live["a"]
+    watch.run(300)
+    assert watch.state("a") == "suspect"
+    assert watch.members.owners() == ["me"]
+    watch.note(watch.members.answered("a", 2, watch.now_ms))
+    assert watch.state("a") == last_word
+    assert watch.members.owners() == ["me"]
+
+
+def test_what_it_has_said_before_is_no_sign_of_life() -> None:
+    watch = Watch()
+    for beat in (6, 7):
+        watch.note(watch.members.heard(gossip("a", beat=beat), watch.now_ms))
+    watch.run(200)
+    for beat in (7, 6, 1):
+        watch.note(watch.members.heard(gossip("a", beat=beat), watch.now_ms))
+    watch.run(300)
+    assert watch.state("a") == "dead", "silent for as long as if that had not been read again"
+    for beat in (7, 6):
+        watch.note(watch.members.heard(gossip("a", beat=beat), watch.now_ms))
+    assert watch.state("a") == "dead"
+    assert watch.members.owners() == ["me"]
+    watch.note(watch.members.heard(gossip("a", beat=8), watch.now_ms))
+    assert watch.state("a") == "alive"
+    watch.note(watch.members.heard(gossip("a", 2, beat=1), watch.now_ms))
+    assert watch.changes[-1] == ("restart", "a"), "it counts anew when it starts anew"
+
+
+def test_what_it_said_before_its_last_word_does_not_undo_that() -> None:
+    watch = Watch()
+    watch.note(watch.members.heard(gossip("a", state="leaving", beat=5), 0))
+    watch.note(watch.members.heard(gossip("a", beat=4), 0))
+    assert watch.state("a") == "leaving"
+    assert watch.members.owners() == ["me"]
+
+
 def test_a_farewell_of_nobody_known_is_no_news() -> None:
     watch = Watch()
     watch.note(watch.members.heard(gossip("a", state="left"), 0))
@@ -186,18 +227,25 @@ class Views(RuleBasedStateMachine):
         self.members = Membership("me", TIMING, 0)
         self.heard: dict[str, int] = {}
         self.incarnations: dict[str, int] = {}
+        self.beats: dict[str, int] = {}
         self.changes: list[Change] = []
 
     @rule(
         node=st.sampled_from("abc"),
         incarnation=st.integers(1, 3),
         state=st.sampled_from(["joining", "alive", "leaving", "left"]),
+        beat=st.integers(0, 3),
     )
-    def hear(self, node: str, incarnation: int, state: Any) -> None:
-        self.changes += self.members.heard(gossip(node, incarnation, state), self.now_ms).changes
-        if incarnation >= self.incarnations.get(node, 0):
+    def hear(self, node: str, incarnation: int, state: Any, beat: int) -> None:
+        said = gossip(node, incarnation, state, beat)
+        self.changes += self.members.heard(said, self.now_ms).changes
+        known = self.incarnations.get(node, 0)
+        is_left = (member := self.members.get(node)) is not None and member.state == "left"
+        if incarnation > known or (incarnation == known and (beat == 0 or beat > self.beats[node])):
             self.heard[node] = self.now_ms
             self.incarnations[node] = incarnation
+            if incarnation > known or not is_left:
+                self.beats[node] = beat
 
     @rule(node=st.sampled_from("abc"), incarnation=st.integers(1, 3))
     def answer(self, node: str, incarnation: int) -> None:
@@ -229,6 +277,9 @@ class Views(RuleBasedStateMachine):
         states = {member.name: member.state for member in self.members.members()}
         for name in self.members.owners():
             assert states[name] in ("alive", "suspect")
+            member = self.members.get(name)
+            assert member is not None
+            assert member.gossip.state == "alive", "it does not want to own any"
 
 
 TestViews = Views.TestCase

@@ -62,6 +62,17 @@ def test_a_slot_without_a_holder_is_left_alone_at_first() -> None:
     )
 
 
+def test_the_lease_of_a_dead_holder_counts_also_when_the_grace_is_over() -> None:
+    owner = Ownership("me", SLOTS, SLOTS, ask_again_ms=100, grace_ms=200)
+    owner.placed(MINE, 0)
+    follow(owner)
+    holders = {0: holder(LEASE_MS, is_listening=False)}
+    assert owner.step(holders, 199) == Steps()
+    assert owner.step(holders, 200) == Steps(claim=all_of(*range(1, SLOTS)))
+    assert owner.step(holders, LEASE_MS - 1) == Steps()
+    assert owner.step(holders, LEASE_MS) == Steps(claim=all_of(0))
+
+
 def test_slots_of_others_are_left_alone() -> None:
     owner = ownership()
     owner.placed(("other",) * SLOTS, 0)
