@@ -1,0 +1,352 @@
+"""No slot has two nodes that would write to it, whatever is slow, cut off, frozen or dead."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+import msgspec
+import pytest
+
+from skyring.clock import ManualClock
+from skyring.errors import Unavailable
+from skyring.ring.memory_bus import MemoryBus, MemoryNetwork
+from skyring.ring.membership import Gossip, Timing
+from skyring.ring.messages import decode_gossip, encode
+from skyring.ring.observer import Observer
+from skyring.ring.ownership import Holder
+from skyring.ring.slots import pack_slots
+from skyring.storage.entry import decode_entry
+from tests.contract.recording import to
+from tests.ring.rings import SLOTS, LocalRing, RingNode, ring_of
+
+LONG_LEASE: dict[str, Any] = {"suspect_ms": 100, "dead_ms": 200, "lease_ms": 1_200}
+"""The dead are found long before their leases are over."""
+
+
+class Ticks:
+    """Counts the looks of a node at what time has brought."""
+
+    def __init__(self, node: RingNode) -> None:
+        assert node.node._ring is not None
+        observer = node.node._ring.member.observer
+        self.count = 0
+        tick = observer.tick
+
+        def counted() -> None:
+            self.count += 1
+            tick()
+
+        observer.tick = counted  # type: ignore[method-assign]
+
+
+class Claims:
+    """Who has claimed which slot, and with which epoch, since the ring was begun."""
+
+    def __init__(self, ring: LocalRing) -> None:
+        self._ring = ring
+
+    def of(self, node: str) -> list[tuple[int, int]]:
+        """Slots and epochs."""
+        entries = [
+            (slot, decode_entry(data))
+            for slot, messages in self._ring.log._slots.items()
+            for data in messages.values()
+        ]
+        return [
+            (slot, entry.epoch)
+            for slot, entry in entries
+            if entry.kind == "claim" and entry.node == node
+        ]
+
+
+async def test_after_a_reconnection_no_slot_is_taken_before_it_is_known_who_is_there() -> None:
+    async with ring_of("a", "b", "c") as ring:
+        a, b, c = ring.nodes.values()
+        before, claims = c.held, Claims(ring)
+        c.cut()
+        await ring.until(lambda: before <= a.held | b.held)
+        claimed = claims.of("c")
+        check, may_check = c.log.check, asyncio.Event()
+
+        async def check_slowly() -> None:
+            await may_check.wait()
+            await check()
+
+        c.log.check = check_slowly  # type: ignore[method-assign]
+        ring.network.is_cut = lambda source, target: target == "c" and source in ("a", "b")
+        c.mend()
+        await ring.until(lambda: c.lease_ms > 0)
+        ticks = Ticks(c)
+        await ring.until(lambda: ticks.count >= 10)
+        assert claims.of("c") == claimed, "it has heard nobody, and read nothing"
+        assert c.may_write == frozenset()
+        ring.network.is_cut = lambda source, target: False
+        may_check.set()
+
+        def is_back() -> bool:
+            assert ring.nobody_shares()
+            return c.held == before
+
+        await ring.until(is_back)
+        await ring.settled()
+
+
+@pytest.mark.parametrize("is_announced", [True, False])
+async def test_the_slots_of_the_dead_are_taken_when_its_lease_is_over_and_not_before(
+    is_announced: bool,
+) -> None:
+    """Also when nobody has heard what it claimed."""
+    async with ring_of("a", "b", **LONG_LEASE) as ring:
+        a, b = ring.nodes.values()
+        dead = RingNode(ring, "c", **LONG_LEASE)
+        if not is_announced:
+            hide_slots(dead)
+        await dead.node.start()
+        try:
+            await ring.until(lambda: len(dead.held) == SLOTS - len(a.held | b.held) > 0)
+            await ring.until(lambda: len(dead.held) >= SLOTS // 6 and not dead.node.not_ready())
+            lost = dead.held
+            assert await is_known(ring, lost) == is_announced
+            dead.cut()
+            seen_dead_ms = 0
+
+            def is_taken() -> bool:
+                nonlocal seen_dead_ms
+                if a.sees()["c"] == b.sees()["c"] == "dead":
+                    seen_dead_ms = max(seen_dead_ms, dead.lease_ms)
+                taken = lost & (a.may_write | b.may_write)
+                assert not taken or not dead.lease_ms
+                return taken == lost
+
+            await ring.until(is_taken)
+            assert seen_dead_ms > 200, "it was known to be dead long before"
+        finally:
+            await dead.node.stop()
+
+
+async def is_known(ring: LocalRing, slots: frozenset[int]) -> bool:
+    """Do the others know a holder of these slots? Those that are told at all know it soon."""
+    table = [ring.nodes["a"].node.ring()["slots_detail"][slot]["holder"] for slot in slots]
+    return set(table) == {"c"}
+
+
+def hide_slots(node: RingNode) -> None:
+    """Its announcements do not say yet what it holds."""
+    announce = node.bus.announce
+
+    def announce_less(announcement: bytes, timeout_ms: int) -> Awaitable[None]:
+        gossip = msgspec.structs.replace(decode_gossip(announcement), held=b"")
+        return announce(encode(gossip), timeout_ms)
+
+    node.bus.announce = announce_less  # type: ignore[method-assign]
+
+
+def test_the_slots_of_the_dead_keep_their_holder_until_its_lease_is_over() -> None:
+    clock = ManualClock()
+
+    def spawn(work: Any) -> bool:
+        work.close()
+        return True
+
+    observer = Observer(
+        "me",
+        8,
+        Timing(100, 200, 300),
+        1_000,
+        MemoryBus(MemoryNetwork()),
+        clock,
+        spawn,
+        lambda kind, fields: None,
+        lambda: None,
+        lambda name: None,
+    )
+    observer.hear(Gossip("other", 1, "alive", held=pack_slots([2, 5])))
+    assert observer.holders() == dict.fromkeys([2, 5], Holder("other", 1_050, True))
+    for _ in range(4):
+        clock.advance(100)
+        observer.tick()
+    assert observer.membership.owners() == []
+    assert observer.table.holder(2) is None
+    assert observer.holders() == dict.fromkeys([2, 5], Holder("other", 1_050, False))
+    observer.hear(Gossip("other", 1, "left"))
+    assert observer.holders() == {}
+
+
+async def test_a_claim_that_was_under_way_while_the_node_was_frozen_is_not_held() -> None:
+    async with ring_of("a") as ring:
+        a = ring.nodes["a"]
+        frozen = ring.nodes["b"] = RingNode(ring, "b")
+        append, appended, may_answer = frozen.log.append, 0, asyncio.Event()
+
+        async def append_slowly(slot: int, data: bytes, expected: int) -> int:
+            nonlocal appended
+            sequence = await append(slot, data, expected)
+            appended += 1
+            await may_answer.wait()
+            return sequence
+
+        frozen.log.append = append_slowly  # type: ignore[method-assign]
+        await frozen.node.start()
+        await ring.until(lambda: appended > 0)
+        lease_ms = frozen.lease_ms
+        frozen.clock.frozen_s += 60
+        assert lease_ms > 0 == frozen.lease_ms
+        await ring.until(lambda: frozen.lease_ms > 0)
+        claimed = {slot: epoch for slot, epoch in Claims(ring).of("b")}
+        assert len(claimed) == appended
+        assert frozen.may_write == frozenset()
+        frozen.log.append = append  # type: ignore[method-assign]
+        may_answer.set()
+        await ring.settled()
+        assert frozen.held
+        now = dict(Claims(ring).of("b"))
+        assert all(now[slot] > epoch for slot, epoch in claimed.items()), "claimed anew"
+        assert ring.nobody_shares()
+        assert a.held.isdisjoint(frozen.held)
+
+
+async def test_a_node_that_takes_the_name_of_one_that_was_cut_off_waits_for_its_lease() -> None:
+    async with ring_of("a", "b", "c", lease_ms=900) as ring:
+        old = ring.nodes["c"]
+        lost = old.held
+        ids = [ring.id_in([slot], f"of-{slot}") for slot in lost]
+        for timer_id in ids:
+            await ring.nodes["a"].timers.create(id=timer_id, timeout=3_600_000, callback=to())
+        old.cut()
+        new = ring.nodes["c"] = RingNode(ring, "c", lease_ms=900)
+        try:
+            await new.node.start()
+
+            def has_joined() -> bool:
+                if old.lease_ms:
+                    assert new.node.ring()["state"] is None
+                    others = frozenset().union(*(each.may_write for each in ring.nodes.values()))
+                    assert not others & lost
+                return new.node.ring()["state"] == "alive"
+
+            await ring.until(has_joined)
+            await ring.settled()
+            assert new.held == lost
+            for timer_id in ids:
+                await new.timers.cancel(timer_id)
+        finally:
+            await old.node.stop()
+
+
+async def test_a_node_that_had_left_need_not_wait_for_its_own_lease() -> None:
+    async with ring_of("a", "b", lease_ms=60_000) as ring:
+        await ring.nodes.pop("b").node.stop()
+        await ring.settled()
+        async with asyncio.timeout(10):
+            await ring.start("b", lease_ms=60_000)
+
+
+async def test_the_dead_stay_dead_when_their_announcements_are_read_again() -> None:
+    async with ring_of("a", "b", "c") as ring:
+        dead = ring.nodes.pop("c")
+        dead.cut()
+        try:
+            await ring.settled()
+            a = ring.nodes["a"]
+            assert a.sees()["c"] == "dead"
+            read, is_read = a.bus.announcements, asyncio.Event()
+
+            async def announcements() -> list[bytes]:
+                found = await read()
+                asyncio.get_running_loop().call_soon(is_read.set)
+                return found
+
+            a.bus.announcements = announcements  # type: ignore[method-assign]
+            a.bus.disconnect()
+            a.bus.connect()
+            await is_read.wait()
+            ticks = Ticks(a)
+            await ring.until(lambda: ticks.count >= 2)
+            assert a.sees()["c"] == "dead"
+            assert all(item["owner"] != "c" for item in a.node.ring()["slots_detail"])
+            assert all(item["holder"] != "c" for item in a.node.ring()["slots_detail"])
+            dead.mend()
+            ring.nodes["c"] = dead
+            await ring.settled()
+        finally:
+            await dead.node.stop()
+
+
+async def test_heartbeats_that_are_quicker_than_the_looks_do_not_hide_the_dead() -> None:
+    quick = {"heartbeat_ms": 20, "suspect_ms": 300, "dead_ms": 600, "lease_ms": 5_000}
+    async with ring_of("a", "b", **quick) as ring:
+        dead = ring.nodes.pop("b")
+        try:
+            loop = asyncio.get_running_loop()
+            cut_s = loop.time()
+            dead.cut()
+            await ring.until(lambda: ring.nodes["a"].sees()["b"] == "dead")
+            assert 0.5 < loop.time() - cut_s < 2, "five times as long when each look forgives"
+        finally:
+            await dead.node.stop()
+
+
+async def test_a_node_that_leaves_while_it_joins_has_left() -> None:
+    async with ring_of("a") as ring:
+        a, leaving = ring.nodes["a"], RingNode(ring, "b")
+        announce, may_announce, said = leaving.bus.announce, asyncio.Event(), 0
+
+        async def announce_slowly(announcement: bytes, timeout_ms: int) -> None:
+            nonlocal said
+            said += 1
+            if said == 1:
+                await may_announce.wait()
+            await announce(announcement, timeout_ms)
+
+        leaving.bus.announce = announce_slowly  # type: ignore[method-assign]
+        try:
+            await leaving.node.start()
+            await ring.until(lambda: said == 1)
+            await leaving.node.leave()
+            assert leaving.node.ring()["state"] == "left"
+            ticks = Ticks(leaving)
+            may_announce.set()
+            await ring.until(lambda: ticks.count >= 5)
+            assert leaving.node.ring()["state"] == "left"
+            assert leaving.node.not_ready() is not None
+            assert leaving.held == frozenset()
+            assert a.sees()["b"] == "left"
+            assert len(a.held) == SLOTS
+            await ring.settled()
+        finally:
+            await leaving.node.stop()
+
+
+async def test_a_node_that_no_slot_is_placed_on_becomes_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tests.ring.rings.SLOTS", 1)
+    async with ring_of("a", "b") as ring:
+        assert sorted(len(each.held) for each in ring.nodes.values()) == [0, 1]
+        await ring.until(lambda: all(not each.node.not_ready() for each in ring.nodes.values()))
+        for node in ring.nodes.values():
+            await node.timers.create(timeout=3_600_000, callback=to())
+            assert len((await node.timers.list()).timers) > 0
+
+
+async def test_a_node_that_cannot_read_who_is_there_does_not_join() -> None:
+    async with ring_of("a") as ring:
+        node = ring.nodes["b"] = RingNode(ring, "b")
+        read, tries, may_read = node.bus.announcements, 0, False
+
+        async def announcements() -> list[bytes]:
+            nonlocal tries
+            tries += 1
+            if not may_read:
+                raise Unavailable("temporarily unavailable")
+            return await read()
+
+        node.bus.announcements = announcements  # type: ignore[method-assign]
+        await node.node.start()
+        await ring.until(lambda: tries >= 2)
+        assert node.node.ring()["state"] is None
+        assert "temporarily" in str(node.node.not_ready())
+        may_read = True
+        await ring.settled()
