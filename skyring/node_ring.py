@@ -140,6 +140,7 @@ class NodeRing:
                 timing=Timing(ring.heartbeat_ms, ring.suspect_ms, ring.dead_ms),
                 lease_ms=ring.lease_ms,
                 moves_max=ring.moves_max,
+                standby_ms=ring.standby_ms,
                 router=RouterLimits(
                     request_timeout_ms=ring.request_timeout_ms,
                     waiting_max=ring.waiting_max,

@@ -26,6 +26,7 @@ from skyring.ring.ownership import Ownership
 from skyring.ring.presence import Presence
 from skyring.ring.router import Execute, Router, RouterLimits
 from skyring.ring.slots import pack_slots
+from skyring.ring.standby import Standby
 from skyring.ring.view import view_of
 from skyring.ring.waiting import wait_for
 
@@ -52,6 +53,7 @@ class MemberSettings(NamedTuple):
     timing: Timing
     lease_ms: int
     moves_max: int
+    standby_ms: int
     router: RouterLimits
 
 
@@ -84,7 +86,7 @@ class RingMember:
         self._host = host
         self._clock = clock
         self._emit = emit
-        self._joining = "the ring is being joined"
+        self._standby_ms = settings.standby_ms
         self._is_settled = False
         self._is_informed = False
         """Is it known who is there? Not just after a connection was made."""
@@ -175,18 +177,10 @@ class RingMember:
 
     def not_ready(self) -> str | None:
         """Why this node should get no requests now."""
-        state = self.presence.state
-        if state is None:
-            return self._joining if self._bus.is_up else "no connection to NATS"
-        if state != "alive":
-            return f"this node is {state}"
-        if not self._bus.is_up:
-            return "no connection to NATS"
-        if not self.may_act():
-            return "the lease has lapsed"
-        if not self._is_settled:
-            return "this node is taking its slots"
-        return None
+        reason = self.presence.not_ready()
+        if reason is None and not self._is_settled:
+            reason = "this node is taking its slots"
+        return reason
 
     def view(self) -> dict[str, Any]:
         """The ring as this node sees it, for ``GET /ring``."""
@@ -216,6 +210,8 @@ class RingMember:
             await self._join()
             group.create_task(self.presence.heartbeats(), name="ring-heartbeats")
             group.create_task(self._ticks(), name="ring-ticks")
+            if self._standby_ms:
+                group.create_task(self._standby().run(), name="ring-standby")
 
     async def leave(self, timeout_s: float) -> None:
         """Give all slots to the others, and say farewell.
@@ -249,8 +245,8 @@ class RingMember:
                 self._is_informed = True
                 break
             except Unavailable as error:
-                self._joining = f"the ring cannot be joined yet: {error}"
-                logger.warning("%s", self._joining)
+                self.presence.joining = f"the ring cannot be joined yet: {error}"
+                logger.warning("%s", self.presence.joining)
                 await asyncio.sleep(JOIN_PAUSE_S)
         self._bus.serve()
         self.presence.state = "joining"
@@ -270,6 +266,17 @@ class RingMember:
                     self._is_settled = self._me in self.observer.membership.owners()
             await wait_for(self._mover.wake, self._tick_s)
             self._mover.wake.clear()
+
+    def _standby(self) -> Standby:
+        return Standby(
+            self._me,
+            len(self.observer.placement),
+            self._host,
+            self.ownership,
+            self.observer.membership.owners,
+            lambda: self._is_settled and self._is_informed and self._bus.is_up,
+            self._standby_ms,
+        )
 
     # What the bus tells
 

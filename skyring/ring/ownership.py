@@ -51,7 +51,7 @@ class Ownership:
     Args:
         me: the name of this node.
         slots: how many slots there are.
-        moves_max: slots that are on their way to this node at once.
+        moves_max: slots that are taken from living holders at once. Each is without one meanwhile.
         ask_again_ms: pause before a holder that has refused is asked again.
         grace_ms: how long a slot that is new here, and that nobody is known to hold, is left alone:
             another node may be claiming it in this moment.
@@ -137,12 +137,12 @@ class Ownership:
         follow: set[int] = set()
         ask: dict[str, set[int]] = {}
         claim: set[int] = set()
-        moving = sum(phase not in ("idle", "held") for phase in self._phases)
+        moving = sum(phase in ("asking", "released", "claiming") for phase in self._phases)
         for slot, phase in enumerate(self._phases):
             if self._placement[slot] != self._me or now_ms < self._not_before_ms[slot]:
                 continue
-            if phase == "idle" and moving < self._moves_max:
-                moving += 1
+            if phase == "idle":
+                # All together: who reads the logs of many slots reads them in one go.
                 self._phases[slot] = "following"
                 follow.add(slot)
             elif phase == "released":
@@ -157,7 +157,8 @@ class Ownership:
                 if may_claim:
                     self._phases[slot] = "claiming"
                     claim.add(slot)
-                elif holder is not None and holder.is_listening:
+                elif holder is not None and holder.is_listening and moving < self._moves_max:
+                    moving += 1
                     self._phases[slot] = "asking"
                     ask.setdefault(holder.name, set()).add(slot)
         return Steps(

@@ -71,6 +71,8 @@ class Presence:
         self.lease = Lease(lease_ms)
         self.state: Announced | None = None
         """What this node says of itself; None before it has joined."""
+        self.joining = "the ring is being joined"
+        """Why it has not joined yet."""
         self.incarnation = 0
         self.beat = asyncio.Event()
         """Set when there is something new to be said."""
@@ -103,6 +105,16 @@ class Presence:
                 " (--node)"
             )
         self.incarnation = max(self._clock.now_ms(), last + 1)
+
+    def not_ready(self) -> str | None:
+        """Why this node should get no requests now."""
+        if not self._bus.is_up:
+            return "no connection to NATS"
+        if self.state is None:
+            return self.joining
+        if self.state != "alive":
+            return f"this node is {self.state}"
+        return None if self.may_act() else "the lease has lapsed"
 
     async def _wait_out(self) -> None:
         await asyncio.sleep(self._lease_ms * LEASE_MARGIN / 1000)

@@ -136,6 +136,13 @@ class RingSettings(Group):
     moves_max: int = Field(
         default=16, ge=1, le=65_536, description="slots on their way to a node at once"
     )
+    standby_ms: int = Field(
+        default=5_000,
+        ge=0,
+        le=86_400_000,
+        description="pause between two readings of the logs of those slots that this node would own"
+        " if their owner died; 0: they are read when it has died",
+    )
     log_bytes_max: int = Field(
         default=-1, ge=-1, description="size of all logs, kept by NATS; -1: what NATS allows"
     )

@@ -17,6 +17,7 @@ __all__ = ["CatchUp"]
 logger = logging.getLogger(__name__)
 
 KEYS_PER_SCAN = 1_000
+MESSAGES_PER_TURN = 32
 COMMITS_MAX = 1_000
 """Entries that are applied at once."""
 
@@ -64,7 +65,11 @@ class CatchUp:
         after = {slot: replicas[slot].sequence for slot in slots}
         broken: list[int] = []
         commits: list[Awaitable[None]] = []
+        count = 0
         async for message in self._log.read(after):
+            count += 1
+            if count % MESSAGES_PER_TURN == 0:
+                await asyncio.sleep(0)  # deliveries and requests must not be late for this
             slot = message.slot
             if slot in broken:
                 continue

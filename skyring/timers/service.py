@@ -198,13 +198,11 @@ class TimerService:
             repeated: it may have been stored by the same request already.
         """
         timer_id, record, named = timer
-        if repeated and self._state.gone.get(timer_id) not in (None, "retry"):
-            return Created(timer_id, True)  # it was stored, and is delivered or cancelled already
         if named:
-            return await self._create_named(timer_id, record)
+            return await self._create_named(timer_id, record, repeated=repeated)
         if repeated:
             with suppress(Conflict):  # nobody else has made this id: it is dead, or was updated
-                await self._create_named(timer_id, record)
+                await self._create_named(timer_id, record, repeated=True)
             return Created(timer_id, True)
         slot = self._state.slot(timer_id)
         await self._state.store(slot, timer_id, record, writes_put(timer_id, record))
@@ -338,19 +336,23 @@ class TimerService:
         except SkyringError as error:
             results[index] = error
 
-    async def _create_named(self, timer_id: str, record: Record) -> Created:
+    async def _create_named(
+        self, timer_id: str, record: Record, *, repeated: bool = False
+    ) -> Created:
         slot = self._state.slot(timer_id)
         while True:
             try:
                 async with self._state.changing(timer_id):
-                    return await self._create_once(slot, timer_id, record)
+                    return await self._create_once(slot, timer_id, record, repeated)
             except DeliveryInProgress:
                 value = await self._storage.get(slot, timer_key(timer_id))
                 if value is not None:
                     return _existing(timer_id, record, decode_record(value))
                 await self._state.idle(timer_id)  # it has just been delivered
 
-    async def _create_once(self, slot: int, timer_id: str, record: Record) -> Created:
+    async def _create_once(
+        self, slot: int, timer_id: str, record: Record, repeated: bool
+    ) -> Created:
         pending, dead = await asyncio.gather(
             self._state.read(slot, timer_key(timer_id)),
             self._state.read(slot, dead_key(timer_id)),
@@ -359,6 +361,8 @@ class TimerService:
             return _existing(timer_id, record, decode_record(pending))
         if dead is not None:
             raise Conflict(f"{timer_id!r} is a dead letter; retry it or delete it first")
+        if repeated and self._state.gone.get(timer_id) not in (None, "retry"):
+            return Created(timer_id, True)  # it was stored, and is delivered or cancelled already
         await self._state.store(slot, timer_id, record, writes_put(timer_id, record))
         if self._state.events is not None:
             self._state.events("create", about(timer_id, record))

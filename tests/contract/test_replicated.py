@@ -363,6 +363,7 @@ async def play(steps: list[Any]) -> None:
     for node in nodes.values():
         node.log.faults.clear()
         await node.log.close()
+        await outcome(partial(node.storage.commit, 0, []))  # a former holder learns that it is one
     await nodes["a"].storage.acquire([0])
     model.seen(await nodes["a"].content(0))
     await nodes["b"].storage.acquire([0])

@@ -123,17 +123,28 @@ def test_what_is_placed_elsewhere_again_is_let_go_but_what_is_held_is_served() -
     assert owner.step({}, 1_000) == Steps()
 
 
-def test_few_are_on_their_way_at_once() -> None:
+def test_few_are_taken_from_a_holder_at_once() -> None:
     owner = ownership(moves_max=2)
+    holders = dict.fromkeys(range(SLOTS), holder(9_999))
+    steps = owner.step(holders, 0)
+    assert steps.follow == frozenset(range(SLOTS)), "logs are read together"
+    owner.followed(steps.follow)
     taken: set[int] = set()
     for turn in range(SLOTS // 2):
-        steps = owner.step({}, turn)
-        assert len(steps.follow) == 2
-        owner.followed(steps.follow)
-        taken |= (claimed := owner.step({}, turn).claim)
+        (asked,) = owner.step(holders, turn).ask.values()
+        assert len(asked) == 2
+        assert owner.step(holders, turn) == Steps()
+        owner.released(asked)
+        taken |= (claimed := owner.step(holders, turn).claim)
         owner.claimed(claimed)
     assert taken == set(range(SLOTS))
-    assert owner.step({}, 9) == Steps()
+    assert owner.step(holders, 9) == Steps()
+
+
+def test_what_nobody_holds_any_more_is_claimed_together() -> None:
+    owner = ownership(moves_max=2)
+    follow(owner)
+    assert owner.step({}, 1).claim == frozenset(range(SLOTS))
 
 
 def test_a_log_that_cannot_be_read_is_tried_again() -> None:
@@ -221,7 +232,7 @@ class Moves(RuleBasedStateMachine):
 
     @invariant()
     def few_are_moving(self) -> None:
-        moving = [self.owner.phase(slot) not in ("idle", "held") for slot in range(SLOTS)]
+        moving = [self.owner.phase(slot) in ("asking", "released") for slot in range(SLOTS)]
         assert sum(moving) <= 4
 
 
