@@ -99,7 +99,7 @@ class Mover:
             released = unpack_slots(answer.slots, self._slots) & slots
         except (Unavailable, TooLarge, Garbled) as error:
             logger.debug("%s does not release %d slots: %s", node, len(slots), error)
-        self._ownership.released(released)
+        self._ownership.released(released, node)
         self._ownership.refused(slots - released, self._now_ms())
         self.wake.set()
 

@@ -78,7 +78,11 @@ class NatsBus(Bus):
     async def announce(self, announcement: bytes, timeout_ms: int) -> None:
         await self._need_stream()
         message = Message(f"{self._prefix}.gossip.{self._node}", announcement)
-        reply = await self._link.request(message, timeout_ms)
+        try:
+            reply = await self._link.request(message, timeout_ms)
+        except Uncertain:
+            self._has_stream = False  # the other nodes hear it, but does it answer?
+            raise
         answer = _read(reply)
         if answer.get("stream") != self._stream:
             self._has_stream = False  # NATS has been restarted, perhaps: it is made again
@@ -91,6 +95,7 @@ class NatsBus(Bus):
             f"STREAM.INFO.{self._stream}", {"subjects_filter": f"{self._prefix}.gossip.*"}
         )
         if answer.get("error"):
+            self._has_stream = False
             raise Unavailable(f"announcements cannot be read: {_reason(answer)}")
         subjects = list(answer.get("state", {}).get("subjects") or {})[:MEMBERS_MAX]
         found = await asyncio.gather(*(self._last(subject) for subject in subjects))

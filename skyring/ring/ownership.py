@@ -65,6 +65,7 @@ class Ownership:
         self._ask_again_ms = ask_again_ms
         self._grace_ms = grace_ms
         self._mine_since_ms = [0] * slots
+        self._released_by = [""] * slots
         self._phases: list[Phase] = ["idle"] * slots
         self._not_before_ms = [0] * slots
         self._placement: Placement = (None,) * slots
@@ -109,8 +110,10 @@ class Ownership:
         """The logs could not be read."""
         self._put_off(slots, "following", "idle", now_ms)
 
-    def released(self, slots: Iterable[int]) -> None:
-        """The holder has released them: they can be claimed."""
+    def released(self, slots: Iterable[int], by: str) -> None:
+        """This holder has released them: they can be claimed."""
+        for slot in slots:
+            self._released_by[slot] = by
         self._move(slots, "asking", "released")
 
     def refused(self, slots: Iterable[int], now_ms: int) -> None:
@@ -146,8 +149,16 @@ class Ownership:
                 self._phases[slot] = "following"
                 follow.add(slot)
             elif phase == "released":
-                self._phases[slot] = "claiming"
-                claim.add(slot)
+                rival = holders.get(slot)
+                if (
+                    rival is not None
+                    and rival.name != self._released_by[slot]
+                    and now_ms < rival.lease_until_ms
+                ):
+                    self._phases[slot] = "ready"  # somebody was quicker: it has to be asked
+                else:
+                    self._phases[slot] = "claiming"
+                    claim.add(slot)
             elif phase == "ready":
                 holder = holders.get(slot)
                 if holder is None:

@@ -120,7 +120,7 @@ class RingSettings(Group):
         ge=60,
         le=600_000,
         description="how long a node acts on its claims without an acknowledged heartbeat; the same"
-        " on all nodes",
+        " on all nodes. What exceeds dead_ms is waited for when slots without a holder are claimed",
     )
     request_timeout_ms: int = Field(
         default=10_000,

@@ -258,7 +258,7 @@ class Delivery:
         if isinstance(transition, Rescheduled):
             self._state.push(hint.slot, hint.id, transition.record)
         else:
-            self._state.gone.add(hint.id, "delivery", self._clock.monotonic_s())
+            self._state.gone.add(hint.id, "delivery", record.mark, self._clock.monotonic_s())
         return True
 
     def _tell(self, timer_id: str, record: Record, transition: Transition) -> None:

@@ -159,10 +159,12 @@ class TimerPages(Pages):
         async with self._state.changing(timer_id):
             slot = self._state.slot(timer_id)
             record = decode_record(await self._dead(slot, timer_id))
-            again = replace(record, next_ms=self._state.clock.now_ms(), attempts=0)
+            # Without the last error: what was as large as can be must fit once more.
+            now_ms = self._state.clock.now_ms()
+            again = replace(record, next_ms=now_ms, attempts=0, last_error=None)
             writes = [(dead_key(timer_id), None), *writes_put(timer_id, again)]
             await self._state.store(slot, timer_id, again, writes)
-            self._state.gone.add(timer_id, "retry", self.clock.monotonic_s())
+            self._state.gone.add(timer_id, "retry", again.mark, self.clock.monotonic_s())
         if self._state.events is not None:
             self._state.events("retry", about(timer_id, again))
 
@@ -171,7 +173,7 @@ class TimerPages(Pages):
             slot = self._state.slot(timer_id)
             await self._dead(slot, timer_id)
             await self._state.commit(slot, [(dead_key(timer_id), None)])
-            self._state.gone.add(timer_id, "delete", self.clock.monotonic_s())
+            self._state.gone.add(timer_id, "delete", 0, self.clock.monotonic_s())
         if self._state.events is not None:
             self._state.events("delete", {"id": timer_id})
 

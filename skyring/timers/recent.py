@@ -26,17 +26,31 @@ class RecentIds:
     def __init__(self, keep_s: float, ids_max: int) -> None:
         self._keep_s = keep_s
         self._half = max(1, ids_max // 2)
-        self._recent: dict[str, Ending] = {}
-        self._older: dict[str, Ending] = {}
+        self._recent: dict[str, tuple[Ending, int]] = {}
+        self._older: dict[str, tuple[Ending, int]] = {}
         self._since_s = 0.0
 
-    def add(self, timer_id: str, ending: Ending, now_s: float) -> None:
-        """A timer has gone. ``now_s`` in monotonic seconds."""
+    def add(self, timer_id: str, ending: Ending, mark: int, now_s: float) -> None:
+        """A timer has gone.
+
+        Args:
+            mark: of the request that created it; an id can be used again.
+            now_s: monotonic seconds.
+        """
         if now_s - self._since_s >= self._keep_s or len(self._recent) >= self._half:
             self._recent, self._older = {}, self._recent
             self._since_s = now_s
-        self._recent[timer_id] = ending
+        self._recent[timer_id] = (ending, mark)
 
-    def get(self, timer_id: str) -> Ending | None:
-        """What a timer went by, if that is remembered."""
+    def ending(self, timer_id: str) -> Ending | None:
+        """What the last timer of this id went by, if that is remembered."""
+        found = self._get(timer_id)
+        return None if found is None else found[0]
+
+    def was_made_by(self, timer_id: str, mark: int) -> bool:
+        """Is it remembered that the timer which this request created has gone?"""
+        found = self._get(timer_id)
+        return found is not None and found[0] != "retry" and found[1] == mark
+
+    def _get(self, timer_id: str) -> tuple[Ending, int] | None:
         return self._recent.get(timer_id) or self._older.get(timer_id)

@@ -68,6 +68,8 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
     attempts: int = 0
     """Deliveries that have failed."""
     last_error: str | None = None
+    mark: int = 0
+    """Of the request that created it, if that may be repeated: another one for each."""
 
     @property
     def content_type(self) -> str | None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
+from random import getrandbits
 from typing import Any, TypeVar
+
+from msgspec.structs import replace
 
 from skyring.clock import Clock
 from skyring.errors import Fenced, SkyringError, Unavailable, Uncertain
@@ -40,6 +43,7 @@ from skyring.timers.wire import (
 
 __all__ = ["RoutedPages", "RoutedTimers"]
 
+MARK_BITS = 32
 OPERATION_BYTES_MAX = 128 << 10
 """Records in one message of a bulk create, unless a single one is larger."""
 PART_BYTES_MAX = 256 << 10
@@ -134,7 +138,9 @@ class RoutedTimers(_Changes):
         """Store a timer; see `TimerService.create`."""
         since_s = self._clock.monotonic_s()
         timer = self._here.wanted(request, timer_id)
-        if not timer.named:
+        if timer.named:
+            timer = _marked(timer)
+        else:
             timer = NewTimer(self._together.place(timer.id, since_s), timer.record, False)
         slot = self._here.slot(timer.id)
         if self._route.is_here(slot):
@@ -180,7 +186,7 @@ class RoutedTimers(_Changes):
         """Store many timers; see `TimerService.create_many`."""
         since_s = self._clock.monotonic_s()
         prepared = await self._here.prepare_many(entries)
-        timers = [entry for entry in prepared if isinstance(entry, NewTimer)]
+        timers = [_marked(entry) for entry in prepared if isinstance(entry, NewTimer)]
         results = iter(await self._add_many(timers, since_s))
         return [next(results) if isinstance(entry, NewTimer) else entry for entry in prepared]
 
@@ -326,3 +332,10 @@ def _part(answer: bytes, start: bytes) -> Part:
     if part.end is not None and part.end <= start:
         raise Unavailable("a node has answered something else than was asked")
     return part
+
+
+def _marked(timer: NewTimer) -> NewTimer:
+    """An id of the user's own can be used again: the mark tells this request from another one."""
+    if not timer.named:
+        return timer
+    return timer._replace(record=replace(timer.record, mark=getrandbits(MARK_BITS)))

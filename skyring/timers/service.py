@@ -142,7 +142,7 @@ class TimerService:
         async with self._state.changing(timer_id):
             slot, old = await self._pending(timer_id)
             await self._state.commit(slot, writes_delete(timer_id, old))
-            self._state.gone.add(timer_id, "cancel", self.clock.monotonic_s())
+            self._state.gone.add(timer_id, "cancel", old.mark, self.clock.monotonic_s())
         if self._state.events is not None:
             self._state.events("cancel", about(timer_id, old))
 
@@ -266,7 +266,7 @@ class TimerService:
 
     def went_by(self, timer_id: str) -> Ending | None:
         """What a timer went by a short while ago; None if that is not known."""
-        return self._state.gone.get(timer_id)
+        return self._state.gone.ending(timer_id)
 
     async def _pending(self, timer_id: str) -> tuple[int, Record]:
         slot = self._state.slot(timer_id)
@@ -361,7 +361,7 @@ class TimerService:
             return _existing(timer_id, record, decode_record(pending))
         if dead is not None:
             raise Conflict(f"{timer_id!r} is a dead letter; retry it or delete it first")
-        if repeated and self._state.gone.get(timer_id) not in (None, "retry"):
+        if repeated and self._state.gone.was_made_by(timer_id, record.mark):
             return Created(timer_id, True)  # it was stored, and is delivered or cancelled already
         await self._state.store(slot, timer_id, record, writes_put(timer_id, record))
         if self._state.events is not None:

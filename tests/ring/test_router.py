@@ -8,13 +8,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from skyring.clock import ManualClock
 from skyring.errors import NotFound, RingError, SkyringError, TooLarge, Unavailable, Uncertain
 from skyring.ring.messages import OperationsQuestion, decode_question
 from skyring.testing.recording import Delivered
 from skyring.timers.recent import RecentIds
-from skyring.timers.record import encode_record, timer_key
+from skyring.timers.record import decode_record, encode_record, timer_key
 from skyring.timers.request import BulkEntry, TimerRequest
 from skyring.timers.wire import (
     Added,
@@ -264,21 +265,24 @@ async def is_empty(node: RingNode) -> bool:
 # What is asked for again, when it is done already
 
 
-class Repeated:
-    """An operation that was sent before."""
+class Asked:
+    """An operation that is sent for the first time, or was sent before."""
 
-    def __init__(self, operation: Operation) -> None:
+    def __init__(self, operation: Operation, is_repeated: bool) -> None:
         self._operation = operation
+        self._is_repeated = is_repeated
 
     def encode(self, waited_ms: int, repeated: bool) -> bytes:
-        return encode_operation(self._operation, waited_ms, True)
+        return encode_operation(self._operation, waited_ms, self._is_repeated)
 
 
-async def again(entry: RingNode, timer_id: str, operation: Operation) -> Answer:
+async def again(
+    entry: RingNode, timer_id: str, operation: Operation, is_repeated: bool = True
+) -> Answer:
     assert entry.node._ring is not None
     slot = entry.node._state.slot(timer_id)
     router = entry.node._ring.member.router
-    return decode_answer(await router.run(slot, Repeated(operation)))
+    return decode_answer(await router.run(slot, Asked(operation, is_repeated)))
 
 
 @pytest.mark.parametrize("entry", ["a", "b"])
@@ -286,8 +290,8 @@ async def test_what_is_asked_for_again_after_the_delivery(entry: str) -> None:
     async with ring_of("a", "b") as ring:
         node, a = ring.nodes[entry], ring.nodes["a"]
         timer_id = ring.id_in(a.held)
-        record = await a_record(a)
-        await node.timers.create(id=timer_id, timeout=1, callback=to())
+        record = await a_record(a, mark=5)
+        assert await again(node, timer_id, Create(timer_id, record, True), False) == Added(True)
         await ring.recorder.wait_for(timer_id)
         await eventually(lambda: is_empty(a))
         cancelled = await again(node, timer_id, Cancel(timer_id))
@@ -304,14 +308,17 @@ async def test_what_is_asked_for_again_after_the_delivery(entry: str) -> None:
         assert await again(node, timer_id, many) == Results([Added(True), Added(True)])
         assert await is_empty(a)
         assert ring.recorder.ids == [timer_id]
+        another = await a_record(a, mark=6)
+        assert await again(node, timer_id, Create(timer_id, another, True)) == Added(True)
+        await ring.recorder.wait(lambda: ring.recorder.ids == [timer_id] * 2)
         unknown = ring.id_in(a.held, "unknown")
         uncertain = await again(node, unknown, Cancel(unknown))
         assert isinstance(uncertain, Failed)
         assert isinstance(uncertain.error(), Uncertain)
 
 
-async def a_record(node: RingNode) -> bytes:
-    """The record of a timer, as it travels."""
+async def a_record(node: RingNode, mark: int) -> bytes:
+    """The record of a timer that is due soon, as it travels."""
     timer_id = await node.timers.create(timeout=FAR_MS, callback=to())
     assert node.node._ring is not None
     while node.node._state.slot(timer_id) not in node.held:
@@ -321,7 +328,7 @@ async def a_record(node: RingNode) -> bytes:
     value = await node.node._ring.storage.get(slot, timer_key(timer_id))
     await node.timers.cancel(timer_id)
     assert value is not None
-    return value
+    return encode_record(replace(decode_record(value), timeout_ms=1, mark=mark))
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def test_a_holder_is_asked_and_then_the_slot_is_claimed() -> None:
     follow(owner)
     holders = {slot: holder() for slot in (0, 1, 2)}
     assert owner.step(holders, 0) == Steps(ask={"other": all_of(0, 1, 2)}, claim=all_of(3, 4, 5))
-    owner.released([0, 1])
+    owner.released([0, 1], "other")
     owner.refused([2], 0)
     assert owner.step(holders, 0) == Steps(claim=all_of(0, 1))
     assert owner.step(holders, 99) == Steps()
@@ -117,7 +117,7 @@ def test_what_is_placed_elsewhere_again_is_let_go_but_what_is_held_is_served() -
     assert owner.held() == all_of(1, 2)
     assert owner.phase(0) == "idle"
     assert owner.phase(3) == "claiming", "that is under way"
-    owner.released([0])
+    owner.released([0], "other")
     owner.claimed([3])
     assert owner.held() == all_of(1, 2, 3)
     assert owner.step({}, 1_000) == Steps()
@@ -134,7 +134,7 @@ def test_few_are_taken_from_a_holder_at_once() -> None:
         (asked,) = owner.step(holders, turn).ask.values()
         assert len(asked) == 2
         assert owner.step(holders, turn) == Steps()
-        owner.released(asked)
+        owner.released(asked, "other")
         taken |= (claimed := owner.step(holders, turn).claim)
         owner.claimed(claimed)
     assert taken == set(range(SLOTS))
@@ -175,8 +175,8 @@ class Moves(RuleBasedStateMachine):
         self.now_ms = 0
         self.owner = ownership(moves_max=4)
         self.holders: dict[int, Holder] = {}
-        self.released: set[int] = set()
-        self.asked: set[int] = set()
+        self.released: dict[int, str] = {}
+        self.asked: dict[int, str] = {}
         self.following: set[int] = set()
         self.claiming: set[int] = set()
 
@@ -186,12 +186,19 @@ class Moves(RuleBasedStateMachine):
             tuple(data.draw(st.sampled_from(["me", "other"])) for _ in MINE), self.now_ms
         )
 
-    @rule(slot=st.integers(0, SLOTS - 1), ms=st.integers(1, 500), is_listening=st.booleans())
-    def another_holds(self, slot: int, ms: int, is_listening: bool) -> None:
-        if slot not in self.claiming | self.owner.held():
-            self.holders[slot] = Holder("other", self.now_ms + ms, is_listening)
-            self.released.discard(slot)
-            self.asked.discard(slot)
+    @rule(
+        slot=st.integers(0, SLOTS - 1),
+        name=st.sampled_from(["other", "third"]),
+        ms=st.integers(1, 500),
+        is_listening=st.booleans(),
+    )
+    def another_holds(self, slot: int, name: str, ms: int, is_listening: bool) -> None:
+        if self.released.get(slot) == name:
+            self.holders[slot] = Holder(name, self.now_ms + ms, is_listening)
+        elif slot not in self.claiming | self.owner.held():
+            self.holders[slot] = Holder(name, self.now_ms + ms, is_listening)
+            self.released.pop(slot, None)
+            self.asked.pop(slot, None)
             self.owner.refused([slot], self.now_ms)
 
     @rule(ms=st.integers(0, 300))
@@ -202,9 +209,9 @@ class Moves(RuleBasedStateMachine):
             found = self.holders.get(slot)
             assert found is None or found.lease_until_ms <= self.now_ms or slot in self.released
         for name, slots in steps.ask.items():
-            assert name == "other"
+            assert all(self.holders[slot].name == name for slot in slots)
             assert all(self.holders[slot].is_listening for slot in slots)
-            self.asked |= slots
+            self.asked |= dict.fromkeys(slots, name)
         self.following |= steps.follow
         self.claiming |= steps.claim
         assert not self.claiming & self.owner.held()
@@ -217,7 +224,8 @@ class Moves(RuleBasedStateMachine):
     @rule()
     def release(self) -> None:
         self.released |= self.asked
-        self.owner.released(self.asked)
+        for slot, name in self.asked.items():
+            self.owner.released([slot], name)
         self.asked.clear()
 
     @rule(well=st.booleans())
