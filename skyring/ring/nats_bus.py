@@ -9,15 +9,16 @@ skyring.<ring>.events.<kind>    events
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from base64 import b64decode
-from contextlib import suppress
 from typing import Any
 
+import msgspec
+
 from skyring.errors import SkyringError, Unavailable, Uncertain
+from skyring.nats.jetstream import JetStreamApi, JetStreamError
 from skyring.nats.link import Link
-from skyring.nats.message import Message, Received, Reply
+from skyring.nats.message import Message, Received
 from skyring.nats.session import Session
 from skyring.nats.subscription import Subscription
 from skyring.ring.bus import Bus, Listener, NobodyThere
@@ -50,7 +51,7 @@ class NatsBus(Bus):
         self._prefix = f"skyring.{ring}"
         self._stream = f"SKYRING-GOSSIP_{ring}"  # no log has such a name, whatever its ring
         self._replicas = replicas
-        self._request_timeout_ms = request_timeout_ms
+        self._api = JetStreamApi(link, request_timeout_ms)
         self._node = ""
         self._listener: Listener | None = None
         self._subscriptions: list[Subscription] = []
@@ -83,21 +84,17 @@ class NatsBus(Bus):
         except Uncertain:
             self._has_stream = False  # the other nodes hear it, but does it answer?
             raise
-        answer = _read(reply)
-        if answer.get("stream") != self._stream:
+        try:
+            is_kept = _read_ack(reply.data).stream == self._stream
+        except msgspec.DecodeError:  # nobody is there, or it is somebody else
+            is_kept = False
+        if not is_kept:
             self._has_stream = False  # NATS has been restarted, perhaps: it is made again
-            reason = "the stream is not there" if reply.is_no_responders else _reason(answer)
-            raise Unavailable(f"an announcement is not kept: {reason}")
+            raise Unavailable("an announcement is not kept")
 
     async def announcements(self) -> list[bytes]:
         await self._need_stream()
-        answer = await self._api(
-            f"STREAM.INFO.{self._stream}", {"subjects_filter": f"{self._prefix}.gossip.*"}
-        )
-        if answer.get("error"):
-            self._has_stream = False
-            raise Unavailable(f"announcements cannot be read: {_reason(answer)}")
-        subjects = list(answer.get("state", {}).get("subjects") or {})[:MEMBERS_MAX]
+        subjects = await self._subjects()
         found = await asyncio.gather(*(self._last(subject) for subject in subjects))
         return [data for data in found if data is not None]
 
@@ -151,56 +148,51 @@ class NatsBus(Bus):
     async def _need_stream(self) -> None:
         if self._has_stream:
             return
-        answer = await self._api(
-            f"STREAM.CREATE.{self._stream}",
-            {
-                "name": self._stream,
-                "subjects": [f"{self._prefix}.gossip.*"],
-                "storage": "file",  # after a restart of NATS too a newcomer has to know of leases
-                "retention": "limits",
-                "discard": "old",
-                "max_msgs_per_subject": 1,
-                "max_age": GOSSIP_AGE_NS_MAX,
-                "num_replicas": self._replicas,
-            },
-        )
-        error = answer.get("error")
-        if error and error.get("err_code") != NAME_IN_USE:
-            raise Unavailable(f"announcements cannot be kept: {error.get('description')}")
+        wanted = {
+            "name": self._stream,
+            "subjects": [f"{self._prefix}.gossip.*"],
+            "storage": "file",  # after a restart of NATS too a newcomer has to know of leases
+            "retention": "limits",
+            "discard": "old",
+            "max_msgs_per_subject": 1,
+            "max_age": GOSSIP_AGE_NS_MAX,
+            "num_replicas": self._replicas,
+        }
+        try:
+            await self._api.ask(f"STREAM.CREATE.{self._stream}", wanted)
+        except JetStreamError as error:
+            if error.number != NAME_IN_USE:
+                raise Unavailable(f"announcements cannot be kept: {error}") from error
         self._has_stream = True
 
-    async def _last(self, subject: str) -> bytes | None:
-        answer = await self._api(f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": subject})
-        error = answer.get("error")
-        if error and error.get("err_code") != NO_MESSAGE:
-            raise Unavailable(f"an announcement cannot be read: {_reason(answer)}")
-        message = answer.get("message")
-        if not isinstance(message, dict):
-            return None
-        with suppress(ValueError, TypeError):
-            return b64decode(message.get("data") or "")
-        return None
-
-    async def _api(self, what: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Ask JetStream. Raises Unavailable."""
-        message = Message(f"$JS.API.{what}", json.dumps(body).encode())
+    async def _subjects(self) -> list[str]:
+        """Of all announcements that are kept."""
+        wanted = {"subjects_filter": f"{self._prefix}.gossip.*"}
         try:
-            reply = await self._link.request(message, self._request_timeout_ms)
-        except Uncertain as error:  # these questions may be repeated
-            raise Unavailable(str(error)) from error
-        if reply.is_no_responders:
-            raise Unavailable("JetStream does not answer")
-        return _read(reply)
+            answer = await self._api.ask(f"STREAM.INFO.{self._stream}", wanted)
+        except JetStreamError as error:
+            self._has_stream = False
+            raise Unavailable(f"announcements cannot be read: {error}") from error
+        return list(answer.get("state", {}).get("subjects") or {})[:MEMBERS_MAX]
+
+    async def _last(self, subject: str) -> bytes | None:
+        try:
+            answer = await self._api.ask(
+                f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": subject}
+            )
+            return b64decode(answer["message"].get("data") or "")
+        except JetStreamError as error:
+            if error.number == NO_MESSAGE:
+                return None
+            raise Unavailable(f"an announcement cannot be read: {error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Unavailable("an announcement cannot be read") from error
 
 
-def _read(reply: Reply) -> dict[str, Any]:
-    try:
-        answer = json.loads(reply.data)
-    except (ValueError, RecursionError):
-        return {}
-    return answer if isinstance(answer, dict) else {}
+class _Ack(msgspec.Struct):
+    """JetStream's answer to an announcement."""
+
+    stream: str = ""
 
 
-def _reason(answer: dict[str, Any]) -> str:
-    error = answer.get("error")
-    return str(error.get("description")) if isinstance(error, dict) else "an unknown answer"
+_read_ack = msgspec.json.Decoder(_Ack).decode
