@@ -134,7 +134,10 @@ class RingSettings(Group):
         description="requests that wait for other nodes; more are answered 503",
     )
     moves_max: int = Field(
-        default=16, ge=1, le=65_536, description="slots on their way to a node at once"
+        default=8,
+        ge=1,
+        le=65_536,
+        description="slots taken from living nodes at once; each is without a holder meanwhile",
     )
     standby_ms: int = Field(
         default=5_000,
