@@ -194,10 +194,13 @@ def test_the_form_on_disk_stays() -> None:
     """What an earlier release wrote must be read by this one."""
     small = Record(1, 2, 3, None, "none", b"", Callback("t", "m", "u"), "d", 4, "e")
     written = bytes.fromhex(
-        "019a010203c0a46e6f6e65c40083a97472616e73706f7274a174a66d6574686f64a16da3757269a175a16404a165"
+        "019b010203c0a46e6f6e65c40083a97472616e73706f7274a174a66d6574686f64a16da3757269a175a16404a165"
+        "00"
     )
     assert encode_record(small) == written
     assert decode_record(written) == small
+    without_mark = b"\x01\x9a" + written[2:-1]
+    assert decode_record(without_mark) == small
 
 
 # Keys
