@@ -22,7 +22,7 @@ SLOTS = 32
 WAIT_S_MAX = 30
 POLL_S = 0.01
 QUICK = RingSettings(
-    heartbeat_ms=50, suspect_ms=200, dead_ms=400, lease_ms=500, request_timeout_ms=10_000
+    heartbeat_ms=50, suspect_ms=200, dead_ms=400, lease_ms=500, request_timeout_ms=25_000
 )
 
 
