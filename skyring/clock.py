@@ -30,8 +30,12 @@ class Clock(Protocol):
     def monotonic_s(self) -> float:
         """Seconds on a clock that never goes back, and counts while the machine is asleep."""
 
+    def monotonic_ms(self) -> int:
+        """The same in milliseconds, rounded down."""
+        return int(self.monotonic_s() * 1000)
 
-class SystemClock:
+
+class SystemClock(Clock):
     """The clocks of the machine."""
 
     def now_ms(self) -> int:
@@ -46,7 +50,7 @@ class SystemClock:
         return time.monotonic()
 
 
-class ManualClock:
+class ManualClock(Clock):
     """A clock that stands still until a test moves it; wall and monotonic time can part."""
 
     def __init__(self, now_ms: int = 1_700_000_000_000) -> None:

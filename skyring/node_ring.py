@@ -129,9 +129,7 @@ class NodeRing:
             execute_many: carries out what other nodes send.
         """
         ring = self._settings.ring
-        self.slots = NodeSlots(
-            self.storage, state, self.storage.verify, self._inform, self._clock, self._lost
-        )
+        self.slots = NodeSlots(self.storage, state, self._inform, self._clock, self._lost)
         self.member = RingMember(
             MemberSettings(
                 node=self.name,

@@ -28,7 +28,6 @@ class NodeSlots(SlotHost):
     Args:
         storage: claims slots.
         state: delivers their timers.
-        verify: makes sure that the log is still there.
         inform: finds out what is good to know.
         clock: for waits.
         lost: called with slots that are held no more and were not released.
@@ -38,14 +37,12 @@ class NodeSlots(SlotHost):
         self,
         storage: ReplicatedStorage,
         state: TimerState,
-        verify: Callable[[], Awaitable[None]],
         inform: Callable[[], Awaitable[None]],
         clock: Clock,
         lost: Callable[[Iterable[int]], None],
     ) -> None:
         self._storage = storage
         self._state = state
-        self._verify = verify
         self._inform = inform
         self._clock = clock
         self._lost = lost
@@ -53,7 +50,7 @@ class NodeSlots(SlotHost):
         """When slots that could not be given away were asked for: first and last."""
 
     async def verify(self) -> None:
-        await self._verify()
+        await self._storage.verify()
 
     async def inform(self) -> None:
         await self._inform()
@@ -118,7 +115,7 @@ class NodeSlots(SlotHost):
         For a while they go on as before. When they never come to rest by themselves, nothing more
         begins in them until what is under way has ended.
         """
-        now_ms = int(self._clock.monotonic_s() * 1000)
+        now_ms = self._clock.monotonic_ms()
         goes_on = set()
         for slot in slots:
             first_ms, last_ms = self._asked_ms.get(slot, (now_ms, now_ms))
@@ -134,7 +131,7 @@ class NodeSlots(SlotHost):
 
     def _go_on(self, slots: set[int]) -> None:
         """Whoever wanted them may be gone."""
-        now_ms = int(self._clock.monotonic_s() * 1000)
+        now_ms = self._clock.monotonic_ms()
         forgotten = {
             slot
             for slot in slots

@@ -1,11 +1,12 @@
-"""Ending background tasks."""
+"""Ending background tasks, and waiting for an event but not for ever."""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
-__all__ = ["end_tasks"]
+__all__ = ["end_tasks", "wait_for_event"]
 
 CANCEL_AGAIN_S = 0.1
 
@@ -20,3 +21,10 @@ async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
         for task in pending:
             task.cancel()
         await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
+
+
+async def wait_for_event(event: asyncio.Event, seconds: float) -> None:
+    """Return when the event is set, or the time is over."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

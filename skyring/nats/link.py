@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 START_S_MAX = 5
 """A node has to start although NATS is away: other timers are waiting."""
+PAYLOAD_BYTES = 1 << 20
+"""What a server takes by default."""
 REASONS_LOGGED_MAX = 10
 """Different reasons that are logged while there is no connection."""
 
@@ -87,6 +89,11 @@ class Link:
         task, self._task = self._task, None
         if task is not None:
             await end_tasks(task)
+
+    @property
+    def payload_bytes_max(self) -> int:
+        """The largest message, headers included, that the servers take, as far as is known now."""
+        return PAYLOAD_BYTES if self.session is None else self.session.payload_bytes_max
 
     # For those who send and listen
 

@@ -92,7 +92,7 @@ class Answering:
         answers: list[bytes | int] = [LATE] * len(question.operations)
         groups = [
             (places, asyncio.ensure_future(work))
-            for places, work in self._execute_many([item for _, item in question.operations])
+            for places, work in self._execute_many(question.operations)
         ]
         tasks = {task for _, task in groups}
         self._late |= tasks

@@ -10,7 +10,15 @@ All times are monotonic milliseconds of this node.
 
 from __future__ import annotations
 
-__all__ = ["Lease"]
+__all__ = ["Lease", "waited_out_ms"]
+
+MARGIN = 1.05
+"""For clocks that do not run equally fast."""
+
+
+def waited_out_ms(lease_ms: int) -> int:
+    """How long after its last heartbeat another node's lease is over for certain."""
+    return int(lease_ms * MARGIN)
 
 
 class Lease:

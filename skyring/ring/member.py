@@ -18,6 +18,7 @@ from skyring.ring.answering import Answering, ExecuteMany
 from skyring.ring.bus import Answer, Bus
 from skyring.ring.contest import Contest
 from skyring.ring.host import SlotHost
+from skyring.ring.lease import waited_out_ms
 from skyring.ring.membership import Timing
 from skyring.ring.messages import Garbled
 from skyring.ring.mover import Mover
@@ -28,7 +29,7 @@ from skyring.ring.router import Execute, Router, RouterLimits
 from skyring.ring.slots import pack_slots
 from skyring.ring.standby import Standby
 from skyring.ring.view import view_of
-from skyring.ring.waiting import wait_for
+from skyring.tasks import wait_for_event
 
 __all__ = ["MemberSettings", "RingMember"]
 
@@ -126,7 +127,7 @@ class RingMember:
             settings.moves_max,
             ask_again_ms=timing.heartbeat_ms // 2,
             # Its last claims may not have been announced: so its lease is waited out in any case.
-            grace_ms=max(timing.heartbeat_ms, int(settings.lease_ms * 1.05) - timing.dead_ms),
+            grace_ms=max(timing.heartbeat_ms, waited_out_ms(settings.lease_ms) - timing.dead_ms),
         )
         self._mover = Mover(
             me,
@@ -191,7 +192,7 @@ class RingMember:
             self.ownership,
             self._host,
             self._bus.is_up,
-            self._now_ms(),
+            self._clock.monotonic_ms(),
         )
 
     # Life
@@ -226,7 +227,7 @@ class RingMember:
             async with asyncio.timeout(timeout_s):
                 while self._host.held() and self._bus.is_up and self.observer.membership.owners():
                     self._empty.clear()
-                    await wait_for(self._empty, TICK_S)
+                    await wait_for_event(self._empty, TICK_S)
         with suppress(TimeoutError):
             async with asyncio.timeout(RELEASE_S):
                 await self._mover.idle()
@@ -264,7 +265,7 @@ class RingMember:
                 self._mover.step(self.observer.holders())
                 if not self.ownership.missing():
                     self._is_settled = self._me in self.observer.membership.owners()
-            await wait_for(self._mover.wake, self._tick_s)
+            await wait_for_event(self._mover.wake, self._tick_s)
             self._mover.wake.clear()
 
     def _standby(self) -> Standby:
@@ -287,7 +288,9 @@ class RingMember:
             return
         if gossip.node != self._me:
             self.observer.hear(gossip)
-            self._contest.heard(self.observer.table.said_to_hold(gossip.node), self._now_ms())
+            self._contest.heard(
+                self.observer.table.said_to_hold(gossip.node), self._clock.monotonic_ms()
+            )
         elif self.presence.state is not None and gossip.incarnation > self.presence.incarnation:
             self._fail(RingError(f"another node with the name {self._me} has joined the ring"))
 
@@ -300,7 +303,7 @@ class RingMember:
         """The bus is up."""
         self.presence.check_lease()  # before anything is heard that counts on it
         self._is_informed = False
-        self.observer.membership.hearing(self._now_ms())
+        self.observer.membership.hearing(self._clock.monotonic_ms())
         self._up.set()
         if self.presence.state is not None:
             self._spawn(self._reconnected())
@@ -309,7 +312,7 @@ class RingMember:
         """The bus is down."""
         self._up.clear()
         self._is_informed = False
-        self.observer.membership.deaf(self._now_ms())
+        self.observer.membership.deaf(self._clock.monotonic_ms())
 
     async def _reconnected(self) -> None:
         while self._bus.is_up:
@@ -348,12 +351,12 @@ class RingMember:
 
     def _on_change(self) -> None:
         """A slot may have a new owner, or a new holder."""
-        self.ownership.placed(self.observer.placement, self._now_ms())
+        self.ownership.placed(self.observer.placement, self._clock.monotonic_ms())
         self._mover.wake.set()
         self.router.changed()
 
     def _on_claimed(self, slots: frozenset[int]) -> None:
-        self._contest.claimed(slots, self._now_ms())
+        self._contest.claimed(slots, self._clock.monotonic_ms())
         self._emit("claim", {"slots": sorted(slots)})
         self._tell_held()
 
@@ -362,7 +365,7 @@ class RingMember:
         self._forget(slots)
 
     def _forget(self, slots: frozenset[int]) -> None:
-        self.ownership.lost(slots, self._now_ms())
+        self.ownership.lost(slots, self._clock.monotonic_ms())
         self._contest.forget(slots)
         self._tell_held()
         self._mover.wake.set()
@@ -391,9 +394,6 @@ class RingMember:
     def _fail(self, error: Exception) -> None:
         if self._failure is not None and not self._failure.done():
             self._failure.set_exception(error)
-
-    def _now_ms(self) -> int:
-        return int(self._clock.monotonic_s() * 1000)
 
 
 async def _raise(failure: asyncio.Future[None]) -> None:

@@ -64,10 +64,9 @@ class ReleaseQuestion(msgspec.Struct, frozen=True, array_like=True, tag="release
 
 
 class OperationsQuestion(msgspec.Struct, frozen=True, array_like=True, tag="operations"):
-    """Carry these out; each is of a slot that you hold."""
+    """Carry these out; each is of slots that you hold."""
 
-    operations: list[tuple[int, bytes]]
-    """Slot, or -1 for one that concerns several, and the operation."""
+    operations: list[bytes]
 
 
 Question: TypeAlias = ProbeQuestion | ReleaseQuestion | OperationsQuestion

@@ -68,7 +68,7 @@ class Mover:
         Args:
             holders: other nodes that say that they hold slots, by slot.
         """
-        steps = self._ownership.step(holders, self._now_ms())
+        steps = self._ownership.step(holders, self._clock.monotonic_ms())
         if steps.follow:
             self._spawn(self._follow(steps.follow))
         for node, slots in steps.ask.items():
@@ -85,7 +85,7 @@ class Mover:
             await self._host.follow(slots)
         except Unavailable as error:
             logger.debug("%d slots cannot be read: %s", len(slots), error)
-            self._ownership.not_followed(slots, self._now_ms())
+            self._ownership.not_followed(slots, self._clock.monotonic_ms())
         else:
             self._ownership.followed(slots)
         self.wake.set()
@@ -100,7 +100,7 @@ class Mover:
         except (Unavailable, TooLarge, Garbled) as error:
             logger.debug("%s does not release %d slots: %s", node, len(slots), error)
         self._ownership.released(released, node)
-        self._ownership.refused(slots - released, self._now_ms())
+        self._ownership.refused(slots - released, self._clock.monotonic_ms())
         self.wake.set()
 
     async def _claim(self, slots: frozenset[int]) -> None:
@@ -116,10 +116,7 @@ class Mover:
                 self._no_claims.set()
         held = slots.intersection(self._host.held())
         self._ownership.claimed(held)
-        self._ownership.lost(slots - held, self._now_ms())
+        self._ownership.lost(slots - held, self._clock.monotonic_ms())
         if held:
             self._changed(held)
         self.wake.set()
-
-    def _now_ms(self) -> int:
-        return int(self._clock.monotonic_s() * 1000)

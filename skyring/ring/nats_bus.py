@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from base64 import b64decode
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -27,8 +28,6 @@ __all__ = ["NatsBus"]
 
 logger = logging.getLogger(__name__)
 
-PAYLOAD_BYTES = 1 << 20
-"""What NATS takes by default; as long as there is no connection it is not known."""
 GOSSIP_AGE_NS_MAX = 3_600 * 10**9
 """How long the last announcement of a node is kept: far longer than any lease."""
 MEMBERS_MAX = 1_000
@@ -56,7 +55,6 @@ class NatsBus(Bus):
         self._listener: Listener | None = None
         self._subscriptions: list[Subscription] = []
         self._has_stream = False
-        self.events_dropped = 0
 
     @property
     def is_up(self) -> bool:
@@ -64,8 +62,7 @@ class NatsBus(Bus):
 
     @property
     def payload_bytes_max(self) -> int:
-        session = self._link.session
-        return PAYLOAD_BYTES if session is None else session.payload_bytes_max
+        return self._link.payload_bytes_max
 
     async def open(self, node: str, listener: Listener) -> None:
         self._node, self._listener = node, listener
@@ -106,10 +103,8 @@ class NatsBus(Bus):
         return reply.data
 
     def emit(self, kind: str, event: bytes) -> None:
-        try:
+        with suppress(SkyringError):
             self._link.send(Message(f"{self._prefix}.events.{kind}", event))
-        except SkyringError:
-            self.events_dropped += 1
 
     async def close(self) -> None:
         for subscription in self._subscriptions:

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from skyring.clock import Clock
 from skyring.errors import Unavailable
 from skyring.ring.bus import Bus
+from skyring.ring.lease import waited_out_ms
 from skyring.ring.membership import Effects, Gossip, Membership, Timing
 from skyring.ring.messages import Garbled, ProbeQuestion, decode_gossip, decode_probe_answer, encode
 from skyring.ring.ownership import Holder
@@ -62,15 +63,14 @@ class Observer:
         self._me = me
         self._slots = slots
         self._timing = timing
-        # A little more, for clocks that do not run equally fast.
-        self._lease_ms = int(lease_ms * 1.05)
+        self._lease_ms = waited_out_ms(lease_ms)
         self._bus = bus
         self._clock = clock
         self._spawn = spawn
         self._emit = emit
         self._changed = changed
         self._gone = gone
-        self.membership = Membership(me, timing, self._now_ms())
+        self.membership = Membership(me, timing, self._clock.monotonic_ms())
         self.table = RoutingTable(slots)
         self.placement = place((), slots)
         self.garbled = 0
@@ -78,7 +78,7 @@ class Observer:
 
     def hear(self, gossip: Gossip) -> None:
         """A node has said this of itself."""
-        effects = self.membership.heard(gossip, self._now_ms())
+        effects = self.membership.heard(gossip, self._clock.monotonic_ms())
         member = self.membership.get(gossip.node)
         has_more = member is not None and self.table.told(member)
         self.apply(effects)
@@ -92,7 +92,7 @@ class Observer:
 
     def tick(self) -> None:
         """Time has passed."""
-        self.apply(self.membership.tick(self._now_ms()))
+        self.apply(self.membership.tick(self._clock.monotonic_ms()))
 
     def apply(self, effects: Effects) -> None:
         """Do what has followed from an event of the membership."""
@@ -165,7 +165,4 @@ class Observer:
         except (Unavailable, Garbled) as error:
             logger.debug("%s does not answer: %s", name, error)
         else:
-            self.apply(self.membership.answered(name, incarnation, self._now_ms()))
-
-    def _now_ms(self) -> int:
-        return int(self._clock.monotonic_s() * 1000)
+            self.apply(self.membership.answered(name, incarnation, self._clock.monotonic_ms()))

@@ -10,12 +10,12 @@ from skyring.clock import Clock
 from skyring.errors import RingError, Unavailable, Uncertain
 from skyring.ring.bus import Bus, NobodyThere
 from skyring.ring.host import SlotHost
-from skyring.ring.lease import Lease
+from skyring.ring.lease import Lease, waited_out_ms
 from skyring.ring.membership import Announced, Gossip
 from skyring.ring.messages import Garbled, ProbeQuestion, decode_probe_answer, encode
 from skyring.ring.observer import Observer, Spawn
 from skyring.ring.slots import pack_slots
-from skyring.ring.waiting import wait_for
+from skyring.tasks import wait_for_event
 
 __all__ = ["Presence"]
 
@@ -25,8 +25,6 @@ BEAT_S_MIN = 0.02
 """Between two heartbeats that something new has caused."""
 BEATS_MAX = 12
 """Heartbeats whose acknowledgement is waited for."""
-LEASE_MARGIN = 1.05
-"""Leases of others are waited out a little longer, for clocks that do not run equally fast."""
 ANNOUNCE_PAUSE_S = 0.2
 
 
@@ -117,7 +115,7 @@ class Presence:
         return None if self.may_act() else "the lease has lapsed"
 
     async def _wait_out(self) -> None:
-        await asyncio.sleep(self._lease_ms * LEASE_MARGIN / 1000)
+        await asyncio.sleep(waited_out_ms(self._lease_ms) / 1000)
 
     def change(self, state: Announced) -> None:
         """Say something else from now on."""
@@ -141,13 +139,13 @@ class Presence:
                 self._under_way += 1
                 self._spawn(self._one_beat())
             await asyncio.sleep(BEAT_S_MIN)
-            await wait_for(self.beat, self._heartbeat_ms / 1000 - BEAT_S_MIN)
+            await wait_for_event(self.beat, self._heartbeat_ms / 1000 - BEAT_S_MIN)
 
     async def announce(self) -> None:
         """Say what is so now; when it returns the lease is renewed. Raises Unavailable."""
         assert self.state is not None, "it has a state before it says so"
         self.check_lease()
-        sent_ms = self._now_ms()
+        sent_ms = self._clock.monotonic_ms()
         self._beat_number += 1
         gossip = Gossip(
             self._me,
@@ -161,14 +159,14 @@ class Presence:
         self._observer.hear(gossip)
         await self._bus.announce(encode(gossip), self._lease_ms)
         self.check_lease()
-        self.lease.renewed(sent_ms, self._now_ms())
+        self.lease.renewed(sent_ms, self._clock.monotonic_ms())
 
     def check_lease(self) -> None:
         """Once the lease has lapsed, the slots are dropped before anything else is done.
 
         While the bus is down nobody can tell whether others took them, and they can still be read.
         """
-        if self.lease.has_lapsed(self._now_ms()) and self._bus.is_up:
+        if self.lease.has_lapsed(self._clock.monotonic_ms()) and self._bus.is_up:
             held = frozenset(self._host.held())
             if held:
                 logger.warning("the lease has lapsed; %d slots are dropped", len(held))
@@ -177,7 +175,7 @@ class Presence:
 
     def may_act(self) -> bool:
         """Does the lease hold?"""
-        return self.lease.holds(self._now_ms())
+        return self.lease.holds(self._clock.monotonic_ms())
 
     async def _one_beat(self) -> None:
         try:
@@ -186,6 +184,3 @@ class Presence:
             logger.debug("a heartbeat is not acknowledged: %s", error)
         finally:
             self._under_way -= 1
-
-    def _now_ms(self) -> int:
-        return int(self._clock.monotonic_s() * 1000)

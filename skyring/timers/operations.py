@@ -67,7 +67,9 @@ class TimerOperations:
             Fenced: nothing was changed, because a slot of it is not held here.
             BadMessage: the operation cannot be read.
         """
-        sent = decode_operation(operation)
+        return await self._carry_out(decode_operation(operation))
+
+    async def _carry_out(self, sent: Sent) -> bytes:
         try:
             answer = await self._answer(sent)
         except (Fenced, BadMessage):
@@ -91,24 +93,27 @@ class TimerOperations:
             try:
                 sent = decode_operation(operation)
                 wanted = sent.operation
-                if type(wanted) is Create and not wanted.named and not sent.repeated:
-                    timers.append(self._new(sent, wanted))
-                    places.append(place)
+                if type(wanted) is not Create or wanted.named or sent.repeated:
+                    yield [place], self._one(sent)
                     continue
-            except BadMessage:
-                pass  # it is refused when it is carried out
-            yield [place], self._one(operation)
+                timers.append(self._new(sent, wanted))
+                places.append(place)
+            except BadMessage as error:
+                yield [place], self._refuse(error)
         if timers:
             yield places, self._add(timers)
 
-    async def _one(self, operation: bytes) -> list[bytes | None]:
+    async def _one(self, sent: Sent) -> list[bytes | None]:
         try:
-            return [await self.execute(operation)]
+            return [await self._carry_out(sent)]
         except Fenced:
             return [None]
         except BadMessage as error:
-            logger.warning("an operation of another node is not carried out: %s", error)
-            return [None]
+            return await self._refuse(error)
+
+    async def _refuse(self, error: BadMessage) -> list[bytes | None]:
+        logger.warning("an operation of another node is not carried out: %s", error)
+        return [None]
 
     async def _add(self, timers: Sequence[NewTimer]) -> list[bytes | None]:
         return [

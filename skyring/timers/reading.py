@@ -7,6 +7,7 @@ import logging
 from contextlib import suppress
 
 from skyring.errors import Fenced, RecordUnreadable, Unavailable
+from skyring.tasks import wait_for_event
 from skyring.timers.record import (
     TIMER_PREFIX,
     TIMER_STOP,
@@ -18,7 +19,7 @@ from skyring.timers.record import (
 from skyring.timers.schedule import Load
 from skyring.timers.state import TimerState
 
-__all__ = ["ROOM_PAUSE_S", "STORAGE_PAUSE_S", "ReadAhead", "pause"]
+__all__ = ["ROOM_PAUSE_S", "STORAGE_PAUSE_S", "ReadAhead"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,15 +69,15 @@ class ReadAhead:
                 if not stop.is_set() and await self._reindex(slot):
                     self._storage.damage.slots.discard(slot)
             if not could_read:
-                await pause(unread, min(pause_s, STORAGE_PAUSE_S))
+                await wait_for_event(unread, min(pause_s, STORAGE_PAUSE_S))
             elif self._schedule.behind(now_ms):  # memory is full of what is due already
                 await self._wait_for_room(pause_s)
             else:
-                await pause(unread, pause_s)
+                await wait_for_event(unread, pause_s)
 
     async def _wait_for_room(self, pause_s: float) -> None:
         for _ in range(1 + int(pause_s / ROOM_PAUSE_S)):
-            await pause(self._state.unread, ROOM_PAUSE_S)
+            await wait_for_event(self._state.unread, ROOM_PAUSE_S)
             if self._schedule.has_room() or self._state.unread.is_set():
                 return
 
@@ -145,10 +146,3 @@ class ReadAhead:
             if self._state.is_idle(timer_id):
                 entry = (due_key(record.next_ms, timer_id), record.destination.encode())
                 await self._state.store(slot, timer_id, record, [entry])
-
-
-async def pause(until: asyncio.Event, seconds: float) -> None:
-    """Sleep, but not after the event."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await until.wait()

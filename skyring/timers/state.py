@@ -73,7 +73,6 @@ class TimerState:
         self.may_deliver = may_deliver
         self.events = events
         self.gone = RecentIds(0.0, 1) if gone is None else gone
-        self._is_bounded = storage.commit_bytes_max is not None
         self.wake = asyncio.Event()
         """Set when the first due time has changed."""
         self.unread = asyncio.Event()
@@ -160,8 +159,9 @@ class TimerState:
         Otherwise others would read what was there before, take it for the truth, and miss what
         the write brings a moment later.
         """
-        if self._is_bounded:
-            self._check_size(writes)
+        bytes_max = self.storage.commit_bytes_max
+        if bytes_max is not None:
+            _check_size(writes, bytes_max - OUTCOME_BYTES)
         try:
             await self.storage.commit(slot, writes)
         except asyncio.CancelledError:
@@ -182,13 +182,6 @@ class TimerState:
         return value
 
     # Who works on which timer
-
-    def _check_size(self, writes: Sequence[Write]) -> None:
-        """What is stored now must fit together with what a failed delivery adds to it."""
-        size = sum(len(key) + len(value or b"") for key, value in writes)
-        bytes_max = self.storage.commit_bytes_max
-        if bytes_max is not None and size > bytes_max - OUTCOME_BYTES:
-            raise TooLarge(f"a timer may have {bytes_max - OUTCOME_BYTES} bytes here, not {size}")
 
     def is_delivering(self, timer_id: str) -> bool:
         """Is a delivery of this timer under way?"""
@@ -254,3 +247,10 @@ class TimerState:
             self.wake.set()
         if work.ended is not None:
             work.ended.set()
+
+
+def _check_size(writes: Sequence[Write], bytes_max: int) -> None:
+    """What is stored now must fit together with what a failed delivery adds to it."""
+    size = sum(len(key) + len(value or b"") for key, value in writes)
+    if size > bytes_max:
+        raise TooLarge(f"a timer may have {bytes_max} bytes here, not {size}")

@@ -37,7 +37,7 @@ READERS: list[Callable[[bytes], Any]] = [
     [
         (ProbeQuestion(), messages.decode_question),
         (ReleaseQuestion("a", b"\x03"), messages.decode_question),
-        (OperationsQuestion([(7, b"x"), (-1, b"")]), messages.decode_question),
+        (OperationsQuestion([b"x", b""]), messages.decode_question),
         (ProbeAnswer(12), messages.decode_probe_answer),
         (ReleaseAnswer(b""), messages.decode_release_answer),
         (OperationsAnswer([b"x", 0, 3, 1]), messages.decode_operations_answer),
