@@ -135,7 +135,7 @@ class ReplicatedStorage(Storage):
         """
         async with self._alone(slots) as wanted:
             await self._read_on(wanted)
-            claims = (self._claim(slot) for slot in wanted if not slot.is_held)
+            claims = (self._claim(slot) for slot in wanted if slot.number not in self._held_slots)
             for outcome in await asyncio.gather(*claims, return_exceptions=True):
                 if isinstance(outcome, BaseException):
                     raise outcome
@@ -158,7 +158,7 @@ class ReplicatedStorage(Storage):
         self._era += 1
         for number in slots:
             slot = self._slots.get(number)
-            if slot is not None and slot.is_held:
+            if slot is not None and slot.number in self._held_slots:
                 self._let_go(slot)
                 self._refuse(slot, Fenced("the lease has lapsed"))
 
@@ -244,10 +244,14 @@ class ReplicatedStorage(Storage):
             ended.set_result(None)
 
     async def _read_on(self, slots: list[SlotWork]) -> None:
-        ending = [slot.task for slot in slots if not slot.is_held and slot.task is not None]
+        ending = [
+            slot.task
+            for slot in slots
+            if slot.number not in self._held_slots and slot.task is not None
+        ]
         if ending:  # what was begun under an earlier claim
             await asyncio.wait(ending)
-        missing = [slot.number for slot in slots if not slot.is_held]
+        missing = [slot.number for slot in slots if slot.number not in self._held_slots]
         await self._state.acquire(missing)
         for number, replica in (await self._catch_up.run(missing)).items():
             self._slots[number].replica = replica
@@ -256,7 +260,7 @@ class ReplicatedStorage(Storage):
         slot = self._slots.get(number)
         if self._closed:
             raise Unavailable("the storage is closed")
-        if slot is None or not slot.is_held or not allowed():
+        if slot is None or number not in self._held_slots or not allowed():
             raise Fenced(f"slot {number} is not held")
         if slot.doubt is not None:
             raise Unavailable(slot.doubt)
@@ -276,7 +280,6 @@ class ReplicatedStorage(Storage):
                     raise Unavailable("the lease ended while slots were claimed")
                 slot.doubt = slot.snapshot_from = None
                 slot.cannot_shorten = False
-                slot.is_held = True
                 self._held_slots.add(slot.number)
                 return
         raise Unavailable(f"others claim slot {slot.number} again and again")
@@ -289,11 +292,15 @@ class ReplicatedStorage(Storage):
             while slot.waiting or slot.snapshot_from is not None:
                 if slot.waiting:
                     await self._append_commits(slot)
-                elif not slot.is_held:
+                elif slot.number not in self._held_slots:
                     break  # a snapshot need not be finished
                 if slot.snapshot_from is not None:
                     await self._append_snapshot(slot)
-                elif slot.is_held and slot.replica.is_bloated() and not slot.cannot_shorten:
+                elif (
+                    slot.number in self._held_slots
+                    and slot.replica.is_bloated()
+                    and not slot.cannot_shorten
+                ):
                     slot.snapshot_from, slot.snapshot_first, slot.snapshot_keys = b"", 0, 0
                     slot.replica = slot.replica.snapshot_begun()
         except Fenced as error:
@@ -369,12 +376,11 @@ class ReplicatedStorage(Storage):
             slot.replica = slot.replica.compacted(slot.snapshot_keys)
 
     def _let_go(self, slot: SlotWork) -> None:
-        slot.is_held = False
         slot.snapshot_from = None
         self._held_slots.discard(slot.number)
 
     def _fence(self, slot: SlotWork, reason: str) -> None:
-        was_held = slot.is_held
+        was_held = slot.number in self._held_slots
         self._let_go(slot)
         self._refuse(slot, Fenced(reason))
         if was_held:

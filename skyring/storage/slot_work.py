@@ -26,7 +26,6 @@ class SlotWork:
     def __init__(self, number: int) -> None:
         self.number = number
         self.replica = Replica()
-        self.is_held = False
         self.doubt: str | None = None
         """Why it is not known whether the last append was made."""
         self.waiting: deque[PendingCommit] = deque()
