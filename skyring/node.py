@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Coroutine, Iterable
+from random import Random, SystemRandom
 from typing import Any
 
 from skyring.clock import Clock, SystemClock
@@ -43,6 +43,8 @@ class Node:
             that the setting takes.
         clock: what time it is; None takes the machine's.
         connection: bus and log of a ring; None takes what the settings say, NATS or none.
+        storage: where this node keeps its timers; None takes what the settings say.
+        random: for ids, and for spreading retries; None takes the machine's.
     """
 
     service: TimerService | RoutedTimers
@@ -55,16 +57,20 @@ class Node:
         transports: Iterable[TransportSpec] = (),
         clock: Clock | None = None,
         connection: RingConnection | None = None,
+        storage: Storage | None = None,
+        random: Random | None = None,
     ) -> None:
         self.settings = settings
         clock = SystemClock() if clock is None else clock
+        random = SystemRandom() if random is None else random
         retry = settings.retry
-        self._ring = _make_ring(settings, connection, clock)
-        self._storage: Storage = (
-            make_storage(settings.storage, settings.slots)
-            if self._ring is None
-            else self._ring.storage
-        )
+        self._ring = _make_ring(settings, connection, storage, clock, random)
+        if self._ring is not None:
+            self._storage: Storage = self._ring.storage
+        elif storage is not None:
+            self._storage = storage
+        else:
+            self._storage = make_storage(settings.storage, settings.slots)
         loaded = load_transports(settings.delivery, settings.transport, transports)
         self._transports = {name: item.transport for name, item in loaded.items()}
         self._state = TimerState(
@@ -74,7 +80,9 @@ class Node:
             settings.timers.scheduled_max,
             **({} if self._ring is None else self._ring.timer_options()),
         )
-        service = TimerService(self._state, self._transports, settings.delivery, retry)
+        service = TimerService(
+            self._state, self._transports, settings.delivery, retry, random.randbytes
+        )
         pages = TimerPages(self._state, settings.http.page_bytes_max)
         if self._ring is None:
             self.service, self.pages = service, pages
@@ -82,7 +90,8 @@ class Node:
             operations = TimerOperations(service, pages)
             self._ring.tie(self._state, operations.execute, operations.execute_many)
             route = self._ring.member.router
-            self.service, self.pages = RoutedTimers(service, route), RoutedPages(pages, route)
+            self.service = RoutedTimers(service, route, random.getrandbits)
+            self.pages = RoutedPages(pages, route)
         self._delivery = Delivery(
             self._state,
             self._transports,
@@ -264,12 +273,18 @@ class Node:
 
 
 def _make_ring(
-    settings: Settings, connection: RingConnection | None, clock: Clock
+    settings: Settings,
+    connection: RingConnection | None,
+    storage: Storage | None,
+    clock: Clock,
+    random: Random,
 ) -> NodeRing | None:
     if connection is None:
         if not settings.nats.servers:
             return None
         connection = connect_ring(settings)
-    # The log is the truth; what it says need not be synced here as well.
-    store = settings.storage.model_copy(update={"sync": "never"})
-    return NodeRing(settings, connection, make_storage(store, settings.slots), clock)
+    if storage is None:
+        # The log is the truth; what it says need not be synced here as well.
+        store = settings.storage.model_copy(update={"sync": "never"})
+        storage = make_storage(store, settings.slots)
+    return NodeRing(settings, connection, storage, clock, random)

@@ -6,7 +6,8 @@ import logging
 import re
 import socket
 from collections.abc import Callable, Mapping
-from os import getpid, urandom
+from os import getpid
+from random import Random
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,7 +26,7 @@ from skyring.settings import Settings
 from skyring.storage.base import Storage
 from skyring.storage.jetstream import JetStreamLog
 from skyring.storage.log import Log
-from skyring.storage.replicated import ReplicatedStorage
+from skyring.storage.replicated import ReplicatedStorage, ReplicationLimits
 from skyring.timers.recent import RecentIds
 from skyring.timers.state import TimerState
 
@@ -97,13 +98,19 @@ class NodeRing:
         connection: shared with the others.
         store: the materialised state of this node.
         clock: what time it is.
+        random: for ids.
     """
 
     member: RingMember
     slots: NodeSlots
 
     def __init__(
-        self, settings: Settings, connection: RingConnection, store: Storage, clock: Clock
+        self,
+        settings: Settings,
+        connection: RingConnection,
+        store: Storage,
+        clock: Clock,
+        random: Random,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -114,10 +121,11 @@ class NodeRing:
             store,
             self.log,
             self.name,
-            _entry_ids(),
+            _entry_ids(random.randbytes(ENTRY_ID_BYTES)),
             self.may_act,
             self._may_read,
             self._fenced,
+            ReplicationLimits(spare_bytes=settings.ring.log_spare_bytes),
         )
 
     def tie(self, state: TimerState, execute: Execute, execute_many: ExecuteMany) -> None:
@@ -217,9 +225,8 @@ class NodeRing:
         self.member.slots_lost(slots)
 
 
-def _entry_ids() -> Callable[[], bytes]:
+def _entry_ids(start: bytes) -> Callable[[], bytes]:
     """Ids that no entry of a log ever had: random for this process, then counted."""
-    start = urandom(ENTRY_ID_BYTES)
     number = 0
 
     def new_id() -> bytes:

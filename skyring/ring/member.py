@@ -35,8 +35,8 @@ __all__ = ["MemberSettings", "RingMember"]
 
 logger = logging.getLogger(__name__)
 
-TICK_S = 0.1
-"""Between two looks at what time has brought."""
+TICKS = 5
+"""Looks at what time has brought, for each heartbeat."""
 JOIN_PAUSE_S = 0.5
 MOVE_ASK_TIMEOUT_MS = 3_000
 RELEASE_S = 3.0
@@ -91,7 +91,7 @@ class RingMember:
         self._is_settled = False
         self._is_informed = False
         """Is it known who is there? Not just after a connection was made."""
-        self._tick_s = min(TICK_S, timing.heartbeat_ms / 2_000)
+        self._tick_s = timing.heartbeat_ms / 1_000 / TICKS
         self._group: asyncio.TaskGroup | None = None
         self._questions = 0
         self._up = asyncio.Event()
@@ -227,7 +227,7 @@ class RingMember:
             async with asyncio.timeout(timeout_s):
                 while self._host.held() and self._bus.is_up and self.observer.membership.owners():
                     self._empty.clear()
-                    await wait_for_event(self._empty, TICK_S)
+                    await wait_for_event(self._empty, self._tick_s)
         with suppress(TimeoutError):
             async with asyncio.timeout(RELEASE_S):
                 await self._mover.idle()

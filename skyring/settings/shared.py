@@ -149,6 +149,12 @@ class RingSettings(Group):
     log_bytes_max: int = Field(
         default=-1, ge=-1, description="size of all logs, kept by NATS; -1: what NATS allows"
     )
+    log_spare_bytes: int = Field(
+        default=256 << 10,
+        ge=1 << 10,
+        description="what is dead in the log of a slot is removed when it has more than twice what"
+        " is live, and so many bytes",
+    )
     events: Literal["all", "ring", "none"] = Field(
         default="all",
         description="what is published on skyring.RING.events.*: what happens to timers and to the"

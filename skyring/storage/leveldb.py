@@ -11,7 +11,7 @@ import asyncio
 import logging
 from asyncio import Future
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -70,6 +70,7 @@ class LevelDBStorage(Storage):
         group_bytes_max: writes that share one fsync.
         pending_bytes_max: writes that may wait; a commit beyond it raises Unavailable.
         reopen_timeout_ms: how long to try to reopen after a failed write.
+        worker: makes the threads that use the files, of a loop and a name.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class LevelDBStorage(Storage):
         group_bytes_max: int = 8 << 20,
         pending_bytes_max: int = 128 << 20,
         reopen_timeout_ms: int = 30_000,
+        worker: Callable[[asyncio.AbstractEventLoop, str], Worker] = Worker,
     ) -> None:
         super().__init__()
         self._files = files
@@ -87,6 +89,7 @@ class LevelDBStorage(Storage):
         self._group_bytes_max = group_bytes_max
         self._pending_bytes_max = pending_bytes_max
         self._reopen_timeout_ms = reopen_timeout_ms
+        self._make_worker = worker
         self._db: Any = None  # None while closed, and while a failed write is being looked into
         self._prefixes: dict[int, bytes] = {}
         self._groups: deque[_Group] = deque()  # the last one is being filled
@@ -104,13 +107,13 @@ class LevelDBStorage(Storage):
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._reader = Worker(self._loop, "skyring-leveldb-reader")
+        self._reader = self._make_worker(self._loop, "skyring-leveldb-reader")
         try:
             await self._open_db()
         except BaseException:
             self._reader.close()
             raise
-        self._writer = Worker(self._loop, "skyring-leveldb-writer")
+        self._writer = self._make_worker(self._loop, "skyring-leveldb-writer")
         self._beyond_repair: Future[None] = self._loop.create_future()
         self._is_open = True
 

@@ -24,8 +24,6 @@ APPLIED_KEY = b"l/applied"
 KEY_END = b"\xff" * 32
 """Behind every key."""
 REPLICA_VERSION = 1
-SPARE_BYTES = 256 << 10
-"""A log may be this much larger than twice what is live."""
 
 
 class Replica(msgspec.Struct, frozen=True, array_like=True):
@@ -81,10 +79,14 @@ class Replica(msgspec.Struct, frozen=True, array_like=True):
             new_bytes=self.new_bytes + message_bytes,
         )
 
-    def is_bloated(self) -> bool:
-        """Is most of the log dead, so that a snapshot would shorten it?"""
+    def is_bloated(self, spare_bytes: int) -> bool:
+        """Is most of the log dead, so that a snapshot would shorten it?
+
+        Args:
+            spare_bytes: a log may be this much larger than twice what is live.
+        """
         live_bytes = self.live_keys * self.log_bytes // max(1, self.log_keys)
-        return self.log_bytes > 2 * live_bytes + SPARE_BYTES
+        return self.log_bytes > 2 * live_bytes + spare_bytes
 
     def snapshot_begun(self) -> Replica:
         """The replica when a snapshot begins."""

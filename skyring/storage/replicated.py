@@ -51,6 +51,8 @@ class ReplicationLimits(NamedTuple):
     """Keys in one message of a snapshot."""
     doubt_ms: int = 5_000
     """How long a commit waits to learn whether it was appended."""
+    spare_bytes: int = 256 << 10
+    """A log may be this much larger than twice what is live."""
 
 
 class ReplicatedStorage(Storage):
@@ -298,7 +300,7 @@ class ReplicatedStorage(Storage):
                     await self._append_snapshot(slot)
                 elif (
                     slot.number in self._held_slots
-                    and slot.replica.is_bloated()
+                    and slot.replica.is_bloated(self._limits.spare_bytes)
                     and not slot.cannot_shorten
                 ):
                     slot.snapshot_from, slot.snapshot_first, slot.snapshot_keys = b"", 0, 0

@@ -5,6 +5,7 @@ They begin with the time of creation, so that new records land next to each othe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from os import urandom
 
 __all__ = ["IdSource"]
@@ -15,9 +16,14 @@ VARIANTS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
 class IdSource:
-    """Makes ids. The system is asked for random bytes for many of them at once."""
+    """Makes ids.
 
-    def __init__(self) -> None:
+    Args:
+        random_bytes: makes so many random bytes. It is asked for those of many ids at once.
+    """
+
+    def __init__(self, random_bytes: Callable[[int], bytes] = urandom) -> None:
+        self._random_bytes = random_bytes
         self._pool = ""
         self._used_chars = 0
 
@@ -25,7 +31,7 @@ class IdSource:
         """A fresh id. ``now_ms`` in epoch milliseconds."""
         start = self._used_chars
         if start == len(self._pool):
-            self._pool, start = urandom(POOL_BYTES).hex(), 0
+            self._pool, start = self._random_bytes(POOL_BYTES).hex(), 0
         self._used_chars = end = start + RANDOM_CHARS
         random, time = self._pool[start:end], f"{now_ms:012x}"
         variant = VARIANTS[random[3]]

@@ -127,10 +127,14 @@ class RoutedTimers(_Changes):
     Args:
         here: timers of the slots that this node holds.
         route: the way to the others.
+        random_bits: makes a number of so many random bits.
     """
 
-    def __init__(self, here: TimerService, route: Route) -> None:
+    def __init__(
+        self, here: TimerService, route: Route, random_bits: Callable[[int], int] = getrandbits
+    ) -> None:
         super().__init__(route, here.clock)
+        self._random_bits = random_bits
         self._here = here
         self._together = Together(here.slots)
 
@@ -139,7 +143,7 @@ class RoutedTimers(_Changes):
         since_s = self._clock.monotonic_s()
         timer = self._here.wanted(request, timer_id)
         if timer.named:
-            timer = _marked(timer)
+            timer = self._marked(timer)
         else:
             timer = NewTimer(self._together.place(timer.id, since_s), timer.record, False)
         slot = self._here.slot(timer.id)
@@ -186,9 +190,15 @@ class RoutedTimers(_Changes):
         """Store many timers; see `TimerService.create_many`."""
         since_s = self._clock.monotonic_s()
         prepared = await self._here.prepare_many(entries)
-        timers = [_marked(entry) for entry in prepared if isinstance(entry, NewTimer)]
+        timers = [self._marked(entry) for entry in prepared if isinstance(entry, NewTimer)]
         results = iter(await self._add_many(timers, since_s))
         return [next(results) if isinstance(entry, NewTimer) else entry for entry in prepared]
+
+    def _marked(self, timer: NewTimer) -> NewTimer:
+        """An id of the user's own can be used again: a mark tells this request from others."""
+        if not timer.named:
+            return timer
+        return timer._replace(record=replace(timer.record, mark=self._random_bits(MARK_BITS)))
 
     async def _add_many(
         self, timers: Sequence[NewTimer], since_s: float
@@ -332,10 +342,3 @@ def _part(answer: bytes, start: bytes) -> Part:
     if part.end is not None and part.end <= start:
         raise Unavailable("a node has answered something else than was asked")
     return part
-
-
-def _marked(timer: NewTimer) -> NewTimer:
-    """An id of the user's own can be used again: the mark tells this request from another one."""
-    if not timer.named:
-        return timer
-    return timer._replace(record=replace(timer.record, mark=getrandbits(MARK_BITS)))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from os import urandom
 from typing import Any, Literal, NamedTuple
 
 from msgspec import UNSET
@@ -68,6 +69,7 @@ class TimerService:
         transports: loaded transports by name.
         delivery: limits that a callback's own ``timeout_ms`` must keep.
         retry: limits that a callback's own ``retry`` must keep.
+        random_bytes: makes so many random bytes, for ids.
     """
 
     def __init__(
@@ -76,12 +78,13 @@ class TimerService:
         transports: Mapping[str, Transport],
         delivery: DeliverySettings,
         retry: RetrySettings,
+        random_bytes: Callable[[int], bytes] = urandom,
     ) -> None:
         self.clock = state.clock
         self.slots = state.slots
         self._state = state
         self._storage = state.storage
-        self._ids = IdSource()
+        self._ids = IdSource(random_bytes)
         self.prepare = Preparer(state.clock, transports, delivery, retry).prepare
         """The record of a request, checked in every respect; raises InvalidRequest."""
 

@@ -227,6 +227,8 @@ async def test_it_stays_the_same(logs: tuple[Log, Log]) -> None:
 
 
 class Node:
+    spare_bytes = 256 << 10
+
     def __init__(self, name: str, log: Log) -> None:
         numbers = count(1)
         self.lost: list[int] = []
@@ -238,7 +240,7 @@ class Node:
             lambda: True,
             lambda: True,
             self.lost.append,
-            ReplicationLimits(snapshot_keys_max=3),
+            ReplicationLimits(snapshot_keys_max=3, spare_bytes=self.spare_bytes),
         )
 
     async def open(self) -> None:
@@ -277,7 +279,7 @@ async def test_two_nodes_take_a_slot_from_each_other(logs: tuple[Log, Log]) -> N
 async def test_a_log_is_made_shorter(
     logs: tuple[Log, Log], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("skyring.storage.replica.SPARE_BYTES", 2_000)
+    monkeypatch.setattr(Node, "spare_bytes", 2_000)
     a, b = Node("a", logs[0]), Node("b", logs[1])
     for node in (a, b):
         await node.open()

@@ -37,6 +37,8 @@ END = b"\xff" * 40
 class NodeStore:
     """One node's storage, on its own state and the shared log."""
 
+    spare_bytes = LIMITS.spare_bytes
+
     def __init__(self, name: str, log: MemoryLog, state: Storage | None = None) -> None:
         numbers = count(1)
         self.log = FaultyLog(log)
@@ -51,8 +53,12 @@ class NodeStore:
             lambda: self.lease,
             lambda: self.lease,
             self.lost.append,
-            LIMITS,
+            LIMITS._replace(spare_bytes=self.spare_bytes),
         )
+
+    def shorten(self) -> None:
+        """From now on everything is a reason to make the log shorter."""
+        self.storage._limits = self.storage._limits._replace(spare_bytes=-100_000)
 
     async def content(self, slot: int) -> dict[bytes, bytes]:
         pairs = await self.storage.scan(slot, b"", END, 10_000)
@@ -197,7 +203,7 @@ async def test_nobody_is_told_a_guess_while_the_log_is_away(log: MemoryLog) -> N
 async def test_a_node_that_was_away_while_the_log_was_made_shorter_begins_anew(
     log: MemoryLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skyring.storage.replica.SPARE_BYTES", 500)
+    monkeypatch.setattr(NodeStore, "spare_bytes", 500)
     a, b = await opened("a", log), await opened("b", log)
     await a.storage.acquire([0])
     await a.storage.commit(0, [(b"old", b"v"), (b"kept", b"v")])
@@ -216,7 +222,7 @@ async def test_a_node_that_was_away_while_the_log_was_made_shorter_begins_anew(
 
 
 async def test_the_log_stays_bounded(log: MemoryLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skyring.storage.replica.SPARE_BYTES", 10_000)
+    monkeypatch.setattr(NodeStore, "spare_bytes", 10_000)
     node = await opened("a", log)
     await node.storage.acquire([0])
     live = [(b"live-%d" % number, b"x" * 50) for number in range(100)]
@@ -248,7 +254,7 @@ async def test_a_snapshot_that_was_broken_off_is_begun_anew(
     live = {b"live-%d" % number: b"x" * 50 for number in range(20)}
     await a.storage.acquire([0])
     await a.storage.commit(0, list(live.items()))
-    monkeypatch.setattr("skyring.storage.replica.SPARE_BYTES", -100_000)
+    a.shorten()
     await a.storage.commit(0, [(b"live-19", b"begins a snapshot")])
     await b.storage.acquire([0])
     await b.storage.commit(0, [(b"live-0", None)])
@@ -378,7 +384,7 @@ async def play(steps: list[Any]) -> None:
 @settings(max_examples=200, deadline=None)
 def test_nothing_acknowledged_is_lost_whatever_happens(steps: list[Any], spare: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("skyring.storage.replica.SPARE_BYTES", spare)
+        patch.setattr(NodeStore, "spare_bytes", spare)
         patch.setattr("skyring.storage.replicated.PAUSE_S", 0.001)
         asyncio.run(play(steps))
 
@@ -558,7 +564,7 @@ async def test_a_wipe_that_is_broken_off_can_be_gone_on_with(
         states.append(b.state)
     await a.storage.commit(0, [(b"%c/%d" % key, None) for key in product(b"adtz", range(3))])
     await a.storage.commit(0, [(b"t/new", b"v")])
-    monkeypatch.setattr("skyring.storage.replica.SPARE_BYTES", -100_000)
+    a.shorten()
     await a.storage.commit(0, [(b"u/new", b"v")])
     await a.storage.release([0])
     while (await log.size(0)).first < 3:  # the snapshot was not finished
@@ -602,7 +608,7 @@ async def test_a_snapshot_waits_for_a_state_store_that_is_away(
     log: MemoryLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("skyring.storage.replicated.PAUSE_S", 0.001)
-    monkeypatch.setattr("skyring.storage.replica.SPARE_BYTES", 500)
+    monkeypatch.setattr(NodeStore, "spare_bytes", 500)
     node = await opened("a", log)
     await node.storage.acquire([0])
     scan, refused, may_go_on = node.state.scan, 0, asyncio.Event()
@@ -634,7 +640,7 @@ async def test_a_snapshot_waits_for_a_state_store_that_is_away(
 async def test_a_snapshot_that_does_not_fit_is_given_up_until_the_next_claim(
     log: MemoryLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skyring.storage.replica.SPARE_BYTES", -100_000)
+    monkeypatch.setattr(NodeStore, "spare_bytes", -100_000)
     node = await opened("a", log)
     append, snapshots = node.log.append, 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from unittest.mock import patch
 from uuid import RFC_4122, UUID
 
 import pytest
@@ -10,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skyring.errors import InvalidRequest
-from skyring.timers import ids
 from skyring.timers.ids import POOL_BYTES, RANDOM_CHARS, IdSource
 from skyring.timers.request import check_id
 
@@ -32,8 +30,7 @@ def test_time_version_and_variant(now_ms: int) -> None:
 
 @given(st.binary(min_size=POOL_BYTES, max_size=POOL_BYTES))
 def test_all_random_bits_are_used(random: bytes) -> None:
-    with patch.object(ids, "urandom", lambda count: random[:count]):
-        made = UUID(IdSource().new(NOW_MS)).int
+    made = UUID(IdSource(lambda count: random[:count]).new(NOW_MS)).int
     given_bits = int.from_bytes(random[:10], "big") >> 4  # 76 of 80
     rand_a, rand_b = made >> 64 & 0xFFF, made & (1 << 62) - 1
     assert rand_a == given_bits >> 64
@@ -56,9 +53,8 @@ def test_no_random_bytes_are_used_twice() -> None:
         asked.append(count)
         return bytes([0x11 * len(asked)]) * count
 
-    with patch.object(ids, "urandom", counted):
-        source = IdSource()
-        made = [source.new(NOW_MS) for _ in range(2 * POOL_IDS + 1)]
+    source = IdSource(counted)
+    made = [source.new(NOW_MS) for _ in range(2 * POOL_IDS + 1)]
     assert asked == [POOL_BYTES] * 3
     assert [one[-12:] for one in made] == (
         ["1" * 12] * POOL_IDS + ["2" * 12] * POOL_IDS + ["3" * 12]

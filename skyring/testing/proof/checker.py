@@ -1,0 +1,247 @@
+"""Holds a history against the promises: which of them was broken?
+
+The rules are those of docs/GUARANTEES.md. An operation whose answer is unknown may have come to
+effect at any time after it was sent, or never (Herlihy and Wing, 1990; Jepsen calls it ``info``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from skyring.testing.proof.history import Delivery, History, LogEntry, Operation
+
+__all__ = ["Allowance", "Violation", "check"]
+
+
+class Violation(NamedTuple):
+    """A promise that was broken."""
+
+    rule: str
+    timer: str
+    """Its id; "" if it is about no single timer."""
+    text: str
+
+
+class Allowance(NamedTuple):
+    """What a run cannot tell exactly."""
+
+    begun_s: float = 0.0
+    """A delivery may have begun so long before its receiver has seen it."""
+    fault_s: float = 0.0
+    """A fault is felt for so long after its end, and explains duplicates of that time."""
+    late_s: float | None = None
+    """When all is calm a delivery begins so soon after it is due; None: that is not checked."""
+
+
+class _Timer:
+    """All that is known of one timer, in the order of time."""
+
+    def __init__(self, timer_id: str) -> None:
+        self.id = timer_id
+        self.creates: list[Operation] = []
+        self.updates: list[Operation] = []
+        self.cancels: list[Operation] = []
+        self.gets: list[Operation] = []
+        self.deliveries: list[Delivery] = []
+
+    def versions(self) -> list[Operation]:
+        """All that may have given it content."""
+        return [op for op in self.creates + self.updates if op.answer in ("done", "unknown")]
+
+    def may_be_cancelled(self, before_s: float) -> bool:
+        return any(
+            op.answer in ("done", "unknown") and op.sent_s <= before_s for op in self.cancels
+        )
+
+
+def check(history: History, allowance: Allowance | None = None) -> list[Violation]:
+    """All violations of a history; none if every promise was kept."""
+    allowance = Allowance() if allowance is None else allowance
+    found = list(_epochs(history))
+    found += [
+        Violation("failure", "", f"at {when_s:.3f}: {why}") for when_s, why in history.failures
+    ]
+    for timer in _timers(history):
+        found += _lost(timer, history)
+        found += _early(timer)
+        found += _after_cancel(timer, allowance)
+        found += _content(timer, allowance)
+        found += _duplicates(timer, history, allowance)
+        found += _denied(timer, history, allowance)
+        found += _done_though_refused(timer)
+        if history.calm_s is not None and allowance.late_s is not None:
+            found += _late(timer, history.calm_s, allowance.late_s)
+    return found
+
+
+def _timers(history: History) -> list[_Timer]:
+    timers: dict[str, _Timer] = {}
+    for op in history.operations:
+        if op.id:
+            timer = timers.setdefault(op.id, _Timer(op.id))
+            kinds = {"create": timer.creates, "update": timer.updates, "cancel": timer.cancels}
+            kinds.get(op.kind, timer.gets).append(op)
+    unknown = {op.content: op for op in history.operations if not op.id and op.kind == "create"}
+    for delivery in sorted(history.deliveries, key=lambda each: each.began_s):
+        found = timers.get(delivery.id)
+        if found is None:
+            found = timers[delivery.id] = _Timer(delivery.id)
+            made_by = unknown.get(delivery.content)
+            if made_by is not None:  # its create was never answered: now its id is known
+                found.creates.append(made_by)
+        found.deliveries.append(delivery)
+    return list(timers.values())
+
+
+def _lost(timer: _Timer, history: History) -> Iterator[Violation]:
+    """What was acknowledged last is delivered, or the timer is a dead letter."""
+    acknowledged = [op for op in timer.creates + timer.updates if op.answer == "done"]
+    if not acknowledged or timer.id in history.dead or timer.id in history.reported:
+        return
+    if any(op.answer in ("done", "unknown") for op in timer.cancels):
+        return
+    last = max(acknowledged, key=lambda op: op.sent_s)
+    final = {op.content for op in timer.versions() if not _is_superseded(op, acknowledged, None)}
+    if not any(item.taken and item.content in final for item in timer.deliveries):
+        text = f"{last.content} was acknowledged at {last.answered_s:.3f} and never delivered"
+        yield Violation("lost", timer.id, text)
+
+
+def _is_superseded(op: Operation, acknowledged: list[Operation], before_s: float | None) -> bool:
+    """Has another version certainly taken its place (before a moment)?"""
+    if op.answered_s is None:  # it may come to effect at any time
+        return False
+    return any(
+        other.sent_s > op.answered_s
+        and other.answered_s is not None
+        and (before_s is None or other.answered_s < before_s)
+        for other in acknowledged
+    )
+
+
+def _early(timer: _Timer) -> Iterator[Violation]:
+    dues = {op.content: op.due_ms for op in timer.creates + timer.updates}
+    for item in timer.deliveries:
+        due_ms = max(item.due_ms, dues.get(item.content, 0))
+        if item.clock_ms < due_ms:
+            text = f"{item.content} at {item.clock_ms}, {due_ms - item.clock_ms} ms before {due_ms}"
+            yield Violation("early", timer.id, text)
+
+
+def _after_cancel(timer: _Timer, allowance: Allowance) -> Iterator[Violation]:
+    for cancel in timer.cancels:
+        if cancel.answer != "done" or cancel.answered_s is None:
+            continue
+        # A create that is not known to have ended before the cancel may come after it.
+        if any(
+            op.answer in ("done", "unknown")
+            and (op.answered_s is None or op.answered_s > cancel.sent_s)
+            for op in timer.creates
+        ):
+            continue
+        for item in timer.deliveries:
+            if item.began_s - allowance.begun_s > cancel.answered_s:
+                text = f"delivered at {item.began_s:.3f}, cancelled at {cancel.answered_s:.3f}"
+                yield Violation("after cancel", timer.id, text)
+
+
+def _content(timer: _Timer, allowance: Allowance) -> Iterator[Violation]:
+    versions = timer.creates + timer.updates
+    acknowledged = [op for op in versions if op.answer == "done"]
+    for item in timer.deliveries:
+        made = [op for op in versions if op.content == item.content]
+        if not made:
+            yield Violation("content", timer.id, f"nobody has asked for {item.content!r}")
+            continue
+        before_s = item.began_s - allowance.begun_s
+        if all(_is_superseded(op, acknowledged, before_s) for op in made):
+            text = f"{item.content} at {item.began_s:.3f}, when another was acknowledged"
+            yield Violation("content", timer.id, text)
+
+
+def _duplicates(timer: _Timer, history: History, allowance: Allowance) -> Iterator[Violation]:
+    """It is delivered once, unless a fault or a repeated request explains more."""
+    creates: dict[str, int] = {}
+    for op in timer.creates:
+        creates[op.content] = creates.get(op.content, 0) + (op.answer != "refused")
+    last: dict[str, Delivery] = {}
+    for item in timer.deliveries:
+        before = last.get(item.content)
+        if item.taken:
+            last[item.content] = item
+        if before is None or not before.told or not item.taken:
+            continue
+        if creates.get(item.content, 0) > 1:
+            continue  # a client that repeats its create may come when the first is delivered
+        nodes = frozenset((before.node, item.node))
+        since_s = before.began_s - allowance.fault_s
+        if not any(fault.hits(nodes, since_s, item.began_s) for fault in history.faults):
+            text = f"{item.content} at {before.began_s:.3f} and again at {item.began_s:.3f}"
+            yield Violation("duplicate", timer.id, text)
+
+
+def _denied(timer: _Timer, history: History, allowance: Allowance) -> Iterator[Violation]:
+    """Who asks for a timer that is certainly there is not told that there is none."""
+    made_s = min(
+        (
+            op.answered_s
+            for op in timer.creates
+            if op.answered_s is not None and op.answer == "done"
+        ),
+        default=None,
+    )
+    if made_s is None or timer.id in history.reported:
+        return
+    for op in timer.cancels + timer.updates + timer.gets:
+        if op.answer != "missing" or op.answered_s is None or op.sent_s < made_s:
+            continue
+        if timer.may_be_cancelled(op.answered_s):
+            continue
+        until_s = op.answered_s + allowance.begun_s
+        if any(item.began_s <= until_s for item in timer.deliveries):
+            continue
+        yield Violation("denied", timer.id, f"{op.kind} at {op.sent_s:.3f}: there is no such timer")
+
+
+def _done_though_refused(timer: _Timer) -> Iterator[Violation]:
+    answers: dict[str, list[str]] = {}
+    for op in timer.creates + timer.updates:
+        answers.setdefault(op.content, []).append(op.answer)
+    for content in {item.content: None for item in timer.deliveries}:
+        told = answers.get(content, [])
+        if told and all(answer in ("refused", "missing", "busy", "conflict") for answer in told):
+            text = f"{content} was delivered, and answered {told[0]!r}"
+            yield Violation("done though refused", timer.id, text)
+
+
+def _late(timer: _Timer, calm_s: float, late_s: float) -> Iterator[Violation]:
+    for op in timer.creates:
+        if op.sent_s < calm_s or op.answer != "done":
+            continue
+        first = next((item for item in timer.deliveries if item.content == op.content), None)
+        if first is not None and first.due_ms and first.clock_ms > first.due_ms + late_s * 1000:
+            text = f"{op.content} {first.clock_ms - first.due_ms} ms after it was due"
+            yield Violation("late", timer.id, text)
+
+
+def _epochs(history: History) -> Iterator[Violation]:
+    """In each slot epochs rise, each begins with a claim, and one node alone writes in it."""
+    slots: dict[int, list[LogEntry]] = {}
+    for entry in history.entries:
+        slots.setdefault(entry.slot, []).append(entry)
+    for slot, entries in slots.items():
+        epoch, writer = 0, ""
+        for entry in sorted(entries, key=lambda each: each.sequence):
+            if entry.epoch < epoch:
+                text = f"{entry.writer} in epoch {entry.epoch} after {epoch} of {writer}"
+            elif entry.epoch == epoch and entry.writer != writer:
+                text = f"{entry.writer} in epoch {epoch} of {writer}"
+            elif entry.epoch > epoch and not entry.is_claim:
+                text = f"{entry.writer} in epoch {entry.epoch} without a claim"
+            else:
+                epoch, writer = entry.epoch, entry.writer
+                continue
+            where = f"slot {slot}, entry {entry.sequence}: {text}"
+            yield Violation("epoch", "", where)
+            epoch, writer = max(epoch, entry.epoch), entry.writer
