@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TypeAlias
 
 from uhashring import HashRing
@@ -11,6 +12,8 @@ __all__ = ["Placement", "place"]
 
 Placement: TypeAlias = tuple[str | None, ...]
 """The owner of each slot, by the number of the slot; None when there are no nodes."""
+PLACEMENTS_MAX = 64
+"""Placements that are remembered."""
 
 
 def place(nodes: Iterable[str], slots: int) -> Placement:
@@ -23,8 +26,13 @@ def place(nodes: Iterable[str], slots: int) -> Placement:
         nodes: names of the members that may own slots.
         slots: how many slots there are.
     """
-    names = sorted(set(nodes))
+    return _place(tuple(sorted(set(nodes))), slots)
+
+
+# It takes milliseconds, and the same nodes come and go and come back.
+@lru_cache(PLACEMENTS_MAX)
+def _place(names: tuple[str, ...], slots: int) -> Placement:
     if not names:
         return (None,) * slots
-    ring = HashRing(names, hash_fn="ketama")
+    ring = HashRing(list(names), hash_fn="ketama")
     return tuple(ring.get_node(f"slot-{number}") for number in range(slots))

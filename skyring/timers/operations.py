@@ -8,7 +8,14 @@ from collections.abc import Awaitable, Iterator, Sequence
 
 from msgspec.structs import replace
 
-from skyring.errors import Fenced, NotFound, SkyringError, Uncertain
+from skyring.errors import (
+    DeliveryInProgress,
+    Fenced,
+    NotFound,
+    SkyringError,
+    Unavailable,
+    Uncertain,
+)
 from skyring.timers.pages import TimerPages
 from skyring.timers.record import DEAD_PREFIX, DEAD_STOP, DUE_PREFIX, Record
 from skyring.timers.schedule import DUE_STOP
@@ -75,7 +82,7 @@ class TimerOperations:
         except (Fenced, BadMessage):
             raise
         except SkyringError as error:
-            answer = Failed.of(error)
+            answer = Failed.of(_of_both(error) if sent.repeated else error)
         return encode_answer(answer)
 
     def execute_many(
@@ -133,8 +140,7 @@ class TimerOperations:
         if isinstance(wanted, CreateMany):
             return await self._create_many(sent, wanted)
         if isinstance(wanted, Update):
-            await self._service.replace(wanted.id, self._record(sent, wanted.record))
-            return Done()
+            return await self._update(sent, wanted)
         if isinstance(wanted, Get):
             return Found(*await self._service.find(wanted.id))
         if isinstance(wanted, ReadPart):
@@ -155,6 +161,15 @@ class TimerOperations:
                 raise
         return Done()
 
+    async def _update(self, sent: Sent, wanted: Update) -> Done:
+        try:
+            await self._service.replace(wanted.id, self._record(sent, wanted.record))
+        except (NotFound, DeliveryInProgress) as error:
+            if sent.repeated:
+                raise Uncertain(f"it was delivered, as it was or as updated: {error}") from error
+            raise
+        return Done()
+
     async def _create_many(self, sent: Sent, wanted: CreateMany) -> Results:
         timers = [self._new(sent, entry) for entry in wanted.timers]
         async with self._bulks:
@@ -163,7 +178,9 @@ class TimerOperations:
             raise Fenced("the slot is not held here any more")
         return Results(
             [
-                Added(result.new) if isinstance(result, Created) else Failed.of(result)
+                Added(result.new)
+                if isinstance(result, Created)
+                else Failed.of(_of_both(result) if sent.repeated else result)
                 for result in results
             ]
         )
@@ -199,3 +216,13 @@ class TimerOperations:
         now_ms = self._clock.ceil_ms()
         due_ms = max(0, now_ms - sent.waited_ms + record.timeout_ms)
         return replace(record, created_ms=now_ms, due_ms=due_ms, next_ms=due_ms)
+
+
+def _of_both(error: SkyringError) -> SkyringError:
+    """What is to be told of an operation that was sent before, and has failed this time.
+
+    That nothing was done this time says nothing of the first.
+    """
+    if isinstance(error, Unavailable) and not isinstance(error, Uncertain):
+        return Uncertain(f"it may be done or not: {error}", error.retry_after_s)
+    return error

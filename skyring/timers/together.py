@@ -9,6 +9,8 @@ longer time all slots get the same.
 from __future__ import annotations
 
 from binascii import crc32
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 __all__ = ["Together"]
 
@@ -60,7 +62,8 @@ class Together:
         return head + tails[int(timer_id[-self._chars :], 16) % len(tails)]
 
 
-def _tails_by_slot(slots: int, chars: int) -> dict[int, list[str]]:
+@lru_cache(2)
+def _tails_by_slot(slots: int, chars: int) -> Mapping[int, Sequence[str]]:
     """What each tail adds to the slot of an id."""
     tails: dict[int, list[str]] = {}
     if slots & (slots - 1) == 0:

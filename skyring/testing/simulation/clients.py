@@ -1,0 +1,304 @@
+"""Clients of a simulated service: they make timers, change and cancel them, and write it down."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from random import Random
+from typing import Any
+
+import msgspec
+
+from skyring.errors import (
+    Conflict,
+    DeliveryInProgress,
+    NotFound,
+    SkyringError,
+    TooLarge,
+    Unavailable,
+    Uncertain,
+)
+from skyring.node import Node
+from skyring.testing.proof.history import Answer, History, Operation, OperationKind
+from skyring.testing.simulation.clock import EPOCH_MS
+from skyring.testing.simulation.loop import SimulatedLoop
+from skyring.testing.simulation.machine import Machine
+from skyring.testing.simulation.plan import DAY_MS, SeedPlan
+from skyring.timers.request import BulkEntry
+from skyring.timers.service import Created
+from skyring.transports.base import Callback
+
+__all__ = ["Clients"]
+
+CLIENT_TIMEOUT_S = 30.0
+"""Then a client gives up."""
+BULK_MAX = 60
+REPEATS_MAX = 4
+DESTINATIONS = ("a", "b", "c")
+
+
+class Clients:
+    """All clients of a simulation.
+
+    Args:
+        plan: how much they ask for.
+        loop: whose time it is.
+        random: what they ask for.
+        machines: whom they ask.
+        history: where they write it down.
+    """
+
+    def __init__(
+        self,
+        plan: SeedPlan,
+        loop: SimulatedLoop,
+        random: Random,
+        machines: Sequence[Machine],
+        history: History,
+    ) -> None:
+        self._plan = plan
+        self._loop = loop
+        self._random = random
+        self._machines = machines
+        self._history = history
+        self._made = 0
+        self._relative: list[tuple[Operation, int]] = []
+        """Operations with a relative time-out, milliseconds."""
+        self.is_over = False
+
+    async def run(self) -> None:
+        """Make all timers of the plan, and see them through to what is asked about them."""
+        random, plan = self._random, self._plan
+        stories: list[Coroutine[Any, Any, None]] = []
+        count = 0
+        while count < plan.timers:
+            begin_s = random.uniform(0, plan.load_s)
+            if random.random() < 0.1:
+                size = random.randint(2, BULK_MAX)
+                count += size
+                stories.append(self._later(begin_s, self._bulk, size))
+            else:
+                count += 1
+                stories.append(self._later(begin_s, self._story))
+        async with asyncio.TaskGroup() as group:
+            for story in stories:
+                group.create_task(story)
+
+    async def probe(self, machine: Machine, timeout_s_max: float) -> None:
+        """When all is well, this must simply work."""
+        operation = self._new("create", "", machine)
+        timeout_ms = self._random.randint(1, int(1000 * timeout_s_max))
+        await self._create(operation, None, timeout_ms, machine)
+        if operation.answer != "done":
+            why = f"a create at {machine.name} was answered {operation.answer!r} when all was well"
+            self._history.failures.append((self._loop.time(), why))
+
+    def set_due(self) -> None:
+        """Work out when timers with a relative time-out may be delivered at the earliest.
+
+        By the clock of whoever carried the operation out, which was one of them.
+        """
+        first: dict[str, float] = {}
+        for item in self._history.deliveries:
+            first.setdefault(item.content, item.began_s)
+        for operation, timeout_ms in self._relative:
+            until_s = first.get(operation.content)
+            if until_s is None:
+                continue
+            ahead_ms = min(
+                machine.clock.offset_min_ms(operation.sent_s, until_s) for machine in self._machines
+            )
+            # A node tells the next one how long a request has waited, by its own monotonic clock.
+            waited_ms = 1 + int(1000 * (until_s - operation.sent_s) * 0.000_2)
+            sent_ms = math.floor(operation.sent_s * 1000)
+            operation.due_ms = EPOCH_MS + sent_ms + ahead_ms + timeout_ms - waited_ms
+
+    # Stories
+
+    async def _later(
+        self, delay_s: float, story: Callable[..., Awaitable[None]], *more: Any
+    ) -> None:
+        await asyncio.sleep(delay_s)
+        await story(*more)
+
+    async def _story(self) -> None:
+        random = self._random
+        named = random.random() < 0.5
+        timer_id = f"timer-{self._made}" if named else None
+        timeout_ms = self._timeout_ms()
+        operation = self._new("create", timer_id or "")
+        at_ms = self._at_ms(timeout_ms) if random.random() < 0.2 else None
+        if await self._create(operation, timer_id, timeout_ms, at_ms=at_ms):
+            timer_id = operation.id or timer_id
+        elif named and random.random() < 0.8:
+            for _ in range(random.randint(1, REPEATS_MAX)):
+                await asyncio.sleep(random.uniform(0.05, 5.0))
+                again = self._new("create", timer_id or "", content=operation.content)
+                if await self._create(again, timer_id, timeout_ms, at_ms=at_ms):
+                    break
+        if not timer_id:
+            return
+        wait_s = min(timeout_ms / 1000, self._plan.timeout_s_max)
+        for _ in range(random.choice((0, 0, 0, 1, 1, 3))):
+            await asyncio.sleep(random.uniform(0, 1.1) * wait_s)
+            kind = random.choice(("update", "update", "cancel", "cancel", "get"))
+            if kind == "update":
+                wait_s = await self._update(timer_id)
+            elif kind == "cancel":
+                await self._cancel(timer_id)
+            else:
+                await self._get(timer_id)
+
+    async def _bulk(self, size: int) -> None:
+        operations, entries = [], []
+        for _ in range(size):
+            timer_id = f"timer-{self._made}" if self._random.random() < 0.3 else None
+            operation = self._new("create", timer_id or "")
+            timeout_ms = self._timeout_ms()
+            self._relative.append((operation, timeout_ms))
+            operations.append(operation)
+            entry = BulkEntry(self._callback(), timeout=timeout_ms, data=_raw(operation.content))
+            entries.append(
+                entry if timer_id is None else msgspec.structs.replace(entry, id=timer_id)
+            )
+        machine = self._machine()
+        for operation in operations:
+            operation.node = machine.name
+        found = await self._ask(machine, lambda node: node.service.create_many(entries))
+        results = found if isinstance(found, list) else [found] * size
+        for operation, result in zip(operations, results, strict=True):
+            if isinstance(result, Created):
+                operation.id = result.id
+            self._end(operation, result)
+
+    # Operations
+
+    async def _create(
+        self,
+        operation: Operation,
+        timer_id: str | None,
+        timeout_ms: int,
+        machine: Machine | None = None,
+        at_ms: int | None = None,
+    ) -> bool:
+        if at_ms is None:
+            request = BulkEntry(self._callback(), timeout=timeout_ms, data=_raw(operation.content))
+            self._relative.append((operation, timeout_ms))
+        else:
+            request = BulkEntry(self._callback(), at=at_ms, data=_raw(operation.content))
+            operation.due_ms = at_ms
+        machine = machine or self._machine()
+        operation.node = machine.name
+        result = await self._ask(machine, lambda node: node.service.create(request, timer_id))
+        if isinstance(result, Created):
+            operation.id = result.id
+        self._end(operation, result)
+        return operation.answer == "done"
+
+    async def _update(self, timer_id: str) -> float:
+        operation = self._new("update", timer_id)
+        timeout_ms = self._timeout_ms()
+        request = BulkEntry(self._callback(), timeout=timeout_ms, data=_raw(operation.content))
+        self._relative.append((operation, timeout_ms))
+        machine = self._machine()
+        operation.node = machine.name
+        result = await self._ask(machine, lambda node: node.service.update(timer_id, request))
+        self._end(operation, result)
+        return min(timeout_ms / 1000, self._plan.timeout_s_max)
+
+    async def _cancel(self, timer_id: str) -> None:
+        machine = self._machine()
+        operation = self._new("cancel", timer_id, machine, content="")
+        result = await self._ask(machine, lambda node: node.service.cancel(timer_id))
+        self._end(operation, result)
+
+    async def _get(self, timer_id: str) -> None:
+        machine = self._machine()
+        if machine.wire is not None and not machine.wire.is_up:
+            return  # it may answer what is out of date then
+        operation = self._new("get", timer_id, machine, content="")
+        result = await self._ask(machine, lambda node: node.service.get(timer_id))
+        if isinstance(result, dict):
+            operation.content = str(result.get("data"))
+            result = None
+        self._end(operation, result)
+
+    def _new(
+        self,
+        kind: OperationKind,
+        timer_id: str,
+        machine: Machine | None = None,
+        content: str | None = None,
+    ) -> Operation:
+        if content is None:
+            content = f"v{self._made}"
+            self._made += 1
+        operation = Operation(kind, timer_id, self._loop.time(), content)
+        operation.node = "" if machine is None else machine.name
+        self._history.operations.append(operation)
+        return operation
+
+    def _end(self, operation: Operation, result: Any) -> None:
+        operation.ended(_answer(result), self._loop.time())
+        if isinstance(result, Exception) and not isinstance(result, (SkyringError, TimeoutError)):
+            why = f"{operation.node} answers {operation.kind} with {result!r}"
+            self._history.failures.append((self._loop.time(), why))
+
+    async def _ask(self, machine: Machine, work: Callable[[Node], Coroutine[Any, Any, Any]]) -> Any:
+        """What a node answers; its error; TimeoutError if it does not."""
+        node, process = machine.node, machine.process
+        if not machine.is_serving or node is None or process is None:
+            return Unavailable("nobody listens")
+        task = process.spawn(work(node))
+        await asyncio.wait([task], timeout=CLIENT_TIMEOUT_S)
+        if not task.done():
+            if self._random.random() < 0.5:  # the server notices that the client is gone
+                process.call_soon(task.cancel)
+            return TimeoutError()
+        if task.cancelled():
+            return TimeoutError()
+        error = task.exception()
+        return task.result() if error is None else error
+
+    # Choices
+
+    def _machine(self) -> Machine:
+        """Mostly one that a load balancer would choose."""
+        random = self._random
+        ready = [machine for machine in self._machines if machine.is_ready]
+        if ready and random.random() < 0.8:
+            return random.choice(ready)
+        return random.choice(self._machines)
+
+    def _timeout_ms(self) -> int:
+        random = self._random
+        if random.random() < 0.03:
+            return random.randint(3_600_000, 20 * DAY_MS)
+        return max(1, int(1000 * self._plan.timeout_s_max ** random.random() * random.random()))
+
+    def _at_ms(self, timeout_ms: int) -> int:
+        return EPOCH_MS + int(self._loop.time() * 1000) + timeout_ms
+
+    def _callback(self) -> Callback:
+        random = self._random
+        uri = "reject" if random.random() < 0.02 else random.choice(DESTINATIONS)
+        return Callback(transport="sim", method="post", uri=uri)
+
+
+def _raw(content: str) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(content))
+
+
+def _answer(result: Any) -> Answer:
+    if not isinstance(result, BaseException):
+        return "done"
+    if isinstance(result, NotFound):
+        return "missing"
+    if isinstance(result, DeliveryInProgress):
+        return "busy"
+    if isinstance(result, Conflict):
+        return "conflict"
+    if isinstance(result, (TooLarge, Unavailable)) and not isinstance(result, Uncertain):
+        return "refused"
+    return "unknown"

@@ -1,0 +1,300 @@
+"""Does to the machines what a plan says, and mends it all at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+from skyring.testing.proof.history import Fault, History
+from skyring.testing.simulation.disk import LATENCY_S_MAX
+from skyring.testing.simulation.log import LogConditions, LogServer
+from skyring.testing.simulation.loop import SimulatedLoop
+from skyring.testing.simulation.machine import Machine
+from skyring.testing.simulation.network import Conditions, Server
+from skyring.testing.simulation.plan import DAY_MS, Planned
+from skyring.testing.simulation.receiver import Receivers
+
+__all__ = ["Nemesis"]
+
+RESTART_S_MAX = 3.0
+"""After a failure the node is started again, as by a supervisor."""
+CLOCK_MS = (50, 5_000, 60_000, 3_600_000, 30 * DAY_MS)
+BLACK_HOLE_S_MAX = 4.0
+"""A connection in which nothing arrives is given up after this time."""
+
+
+class Nemesis:
+    """Harms machines, the network, the log, disks, clocks and receivers.
+
+    Args:
+        loop: whose time it is.
+        random: for the details.
+        machines: all of them.
+        server: the network.
+        log: the stream.
+        receivers: who takes the timers.
+        history: told of each fault.
+    """
+
+    def __init__(
+        self,
+        loop: SimulatedLoop,
+        random: Random,
+        machines: Sequence[Machine],
+        server: Server,
+        log: LogServer,
+        receivers: Receivers,
+        history: History,
+    ) -> None:
+        self._loop = loop
+        self._random = random
+        self._machines = machines
+        self._server = server
+        self._log = log
+        self._receivers = receivers
+        self._history = history
+        self.is_over = False
+
+    def plan(self, faults: Sequence[Planned]) -> None:
+        """Have them all come in their time."""
+        for fault in faults:
+            self._loop.later(fault.start_s, self._begin, fault)
+
+    def failed(self, machine: Machine, reason: str) -> None:
+        """A node has failed: it is started again a little later."""
+        now_s = self._loop.time()
+        broken = any(
+            fault.kind == "failing disk" and fault.hits(frozenset((machine.name,)), 0, now_s)
+            for fault in self._history.faults
+        )
+        if broken and reason.startswith("storage"):
+            self._history.note(now_s, f"{machine.name} ends: {reason}")
+            self._fault("failed", machine, 0.0)
+        else:
+            self._history.failures.append((now_s, f"{machine.name}: {reason}"))
+        self._loop.later(self._random.uniform(0.1, RESTART_S_MAX), machine.start)
+
+    def mend(self) -> None:
+        """Everything is well again, and all nodes run."""
+        self.is_over = True
+        self._server.is_up = True
+        self._server.blocked.clear()
+        self._log.conditions = LogConditions()
+        self._receivers.calm()
+        for machine in self._machines:
+            self._mend(machine)
+
+    def _mend(self, machine: Machine) -> None:
+        machine.disk.failing = 0.0
+        machine.disk.latency_s_max = LATENCY_S_MAX
+        machine.clock.jump(0)
+        if machine.wire is not None:
+            machine.wire.conditions = Conditions()
+            machine.wire.is_cut = False
+            machine.wire.connect()
+        if machine.process is not None and machine.process.is_stalled:
+            machine.process.resume()
+        if not machine.is_stopping:
+            machine.start()
+
+    def _begin(self, planned: Planned) -> None:
+        if self.is_over:
+            return
+        begin: Callable[[Planned, Machine], None] = getattr(
+            self, "begin_" + planned.kind.replace(" ", "_")
+        )
+        begin(planned, self._machines[planned.machine])
+
+    def _fault(self, kind: str, machine: Machine | None, duration_s: float) -> Fault:
+        now_s = self._loop.time()
+        nodes = frozenset() if machine is None else frozenset((machine.name,))
+        fault = Fault(kind, now_s, now_s + duration_s, nodes)
+        self._history.faults.append(fault)
+        return fault
+
+    def _after(self, duration_s: float, end: Callable[[], object]) -> None:
+        def ended() -> None:
+            if not self.is_over:
+                end()
+
+        self._loop.later(duration_s, ended)
+
+    # Processes
+
+    def begin_kill(self, planned: Planned, machine: Machine) -> None:
+        self._down(planned, machine, power=False)
+
+    def begin_power_cut(self, planned: Planned, machine: Machine) -> None:
+        self._down(planned, machine, power=True)
+
+    def begin_kill_all(self, planned: Planned, _: Machine) -> None:
+        for machine in self._machines:
+            self._down(planned, machine, power=False)
+
+    def begin_power_cut_of_all(self, planned: Planned, _: Machine) -> None:
+        for machine in self._machines:
+            self._down(planned, machine, power=True)
+
+    def begin_new_disk(self, planned: Planned, machine: Machine) -> None:
+        self._down(planned, machine, power=True)
+        machine.disk.wipe()
+
+    def _down(self, planned: Planned, machine: Machine, *, power: bool) -> None:
+        if machine.process is None:
+            return
+        self._fault(planned.kind, machine, planned.duration_s)
+        machine.kill(power=power)
+        self._after(planned.duration_s * self._random.uniform(0.5, 1.0), machine.start)
+
+    def begin_stop(self, planned: Planned, machine: Machine) -> None:
+        """A farewell, and a new start later. It explains no duplicate."""
+        stopping = machine.stop()
+        if stopping is None:
+            return
+        self._history.note(self._loop.time(), f"{machine.name} is stopped")
+        stopping.add_done_callback(
+            lambda _: self._loop.later(planned.duration_s, machine.start),
+            context=self._loop.nowhere,
+        )
+
+    def begin_stall(self, planned: Planned, machine: Machine) -> None:
+        process = machine.process
+        if process is None or process.is_stalled:
+            return
+        self._fault("stall", machine, planned.duration_s)
+        process.stall()
+        self._after(planned.duration_s, process.resume)
+
+    # Network and log
+
+    def begin_cut_off(self, planned: Planned, machine: Machine) -> None:
+        """Its connection is refused."""
+        self._fault("cut off", machine, planned.duration_s)
+        self._cut(machine, planned.duration_s, "cut off")
+
+    def _cut(self, machine: Machine, duration_s: float, reason: str) -> None:
+        wire = machine.wire
+        if wire is None:
+            return
+        wire.is_cut = True
+        wire.disconnect(reason)
+
+        def mended() -> None:
+            wire.is_cut = False
+            wire.connect()
+
+        self._after(duration_s, mended)
+
+    def begin_deaf(self, planned: Planned, machine: Machine) -> None:
+        """Nothing comes to it; what it says is heard."""
+        self._one_way(planned, machine, "lost_in")
+
+    def begin_mute(self, planned: Planned, machine: Machine) -> None:
+        """Nothing that it says is heard."""
+        self._one_way(planned, machine, "lost_out")
+
+    def _one_way(self, planned: Planned, machine: Machine, way: str) -> None:
+        wire = machine.wire
+        if wire is None:
+            return
+        self._fault(planned.kind, machine, planned.duration_s)
+        conditions = wire.conditions
+        setattr(conditions, way, 1.0)
+        noticed_s = self._random.uniform(0.5, BLACK_HOLE_S_MAX)
+        if noticed_s < planned.duration_s:
+            self._after(
+                noticed_s, lambda: self._cut(machine, planned.duration_s - noticed_s, "silence")
+            )
+        self._after(planned.duration_s, lambda: setattr(conditions, way, 0.0))
+
+    def begin_pair(self, planned: Planned, machine: Machine) -> None:
+        """Of two nodes one does not hear the other, though both reach the server."""
+        other = self._machines[planned.other]
+        pair = (machine.name, other.name)
+        self._fault("pair", machine, planned.duration_s)
+        self._fault("pair", other, planned.duration_s)
+        self._server.blocked.add(pair)
+        self._after(planned.duration_s, lambda: self._server.blocked.discard(pair))
+
+    def begin_no_connections(self, planned: Planned, _: Machine) -> None:
+        """The server is gone, with its data, and comes back with it."""
+        self._fault("no connections", None, planned.duration_s)
+        self._server.is_up = False
+        for machine in self._machines:
+            if machine.wire is not None:
+                machine.wire.disconnect("the server is down")
+
+        def back() -> None:
+            self._server.is_up = True
+            for machine in self._machines:
+                if machine.wire is not None:
+                    delay_s = self._random.uniform(0, 0.5)
+                    self._loop.later(delay_s, machine.wire.connect)
+
+        self._after(planned.duration_s, back)
+
+    def begin_bad_network(self, planned: Planned, machine: Machine) -> None:
+        """Messages of a node, or of all, are late, lost, doubled, and out of order."""
+        hit = self._machines if planned.force < 0.5 else [machine]
+        self._fault("bad network", None if len(hit) > 1 else machine, planned.duration_s)
+        for each in hit:
+            if each.wire is None:
+                continue
+            conditions = each.wire.conditions
+            conditions.delay_s_max = self._random.choice((0.002, 0.05, 0.5, 3.0))
+            conditions.lost_out = self._random.choice((0.0, 0.02, 0.2))
+            conditions.lost_in = self._random.choice((0.0, 0.02, 0.2))
+            conditions.doubled = self._random.choice((0.0, 0.1))
+            conditions.is_reordered = self._random.random() < 0.5
+            wire = each.wire
+            self._after(planned.duration_s, wire.calm)
+
+    def begin_log_away(self, planned: Planned, _: Machine) -> None:
+        """The log has no leader."""
+        self._log_fault(planned, "is_away", True)
+
+    def begin_slow_log(self, planned: Planned, _: Machine) -> None:
+        self._log_fault(planned, "delay_s", self._random.choice((0.05, 0.5, 3.0)))
+
+    def begin_bad_log(self, planned: Planned, _: Machine) -> None:
+        """It refuses without a reason, and does not answer what it has done."""
+        self._log.conditions.refused = self._random.choice((0.0, 0.2))
+        self._log_fault(planned, "unanswered", self._random.choice((0.05, 0.3)))
+
+    def _log_fault(self, planned: Planned, name: str, value: float | bool) -> None:
+        self._fault(planned.kind, None, planned.duration_s)
+        setattr(self._log.conditions, name, value)
+        self._after(planned.duration_s, self._calm_log)
+
+    def _calm_log(self) -> None:
+        self._log.conditions = LogConditions()
+
+    # Machines
+
+    def begin_slow_disk(self, planned: Planned, machine: Machine) -> None:
+        self._fault("slow disk", machine, planned.duration_s)
+        machine.disk.latency_s_max = self._random.choice((0.02, 0.2))
+        self._after(
+            planned.duration_s, lambda: setattr(machine.disk, "latency_s_max", LATENCY_S_MAX)
+        )
+
+    def begin_failing_disk(self, planned: Planned, machine: Machine) -> None:
+        self._fault("failing disk", machine, planned.duration_s)
+        machine.disk.failing = self._random.choice((0.01, 0.1, 1.0))
+        self._after(planned.duration_s, lambda: setattr(machine.disk, "failing", 0.0))
+
+    def begin_clock(self, planned: Planned, machine: Machine) -> None:
+        """Its wall clock is set. That explains no duplicate either."""
+        jump_ms = int(self._random.choice(CLOCK_MS) * self._random.uniform(-1, 1))
+        self._history.note(self._loop.time(), f"the clock of {machine.name} jumps to {jump_ms} ms")
+        machine.clock.jump(jump_ms)
+
+    def begin_receivers(self, planned: Planned, _: Machine) -> None:
+        """They fail, are silent, or take what they refuse."""
+        receivers = self._receivers
+        self._history.note(self._loop.time(), f"receivers fail for {planned.duration_s:.3f} s")
+        receivers.failing = self._random.choice((0.0, 0.2, 1.0))
+        receivers.silent = self._random.choice((0.0, 0.2))
+        receivers.disowned = self._random.choice((0.0, 0.2))
+        receivers.latency_s_max = self._random.choice((0.005, 0.1, 1.0))
+        self._after(planned.duration_s, receivers.calm)

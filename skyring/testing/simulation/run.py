@@ -1,0 +1,309 @@
+"""Plays one seed: a ring, its load and its faults, then peace, and the check of what happened."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import hashlib
+import logging
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from random import Random
+
+from skyring.testing.proof.checker import Allowance, Violation, check
+from skyring.testing.proof.history import History
+from skyring.testing.simulation.clients import Clients
+from skyring.testing.simulation.log import LogServer
+from skyring.testing.simulation.loop import Deadlock, SimulatedLoop, current_process
+from skyring.testing.simulation.machine import Machine
+from skyring.testing.simulation.nemesis import Nemesis
+from skyring.testing.simulation.network import Server
+from skyring.testing.simulation.plan import SeedPlan, make_plan
+from skyring.testing.simulation.receiver import Receivers
+from skyring.timers.pages import Page
+
+__all__ = ["Played", "Simulation", "run_seed"]
+
+SETTLE_S = 60.0
+"""Time allowed after the last fault, beside some leases."""
+LATE_S = 1.0
+"""When all is well a timer is delivered so soon after it is due."""
+PROBE_S_MAX = 3.0
+PROBES = 3
+"""Timers made at each node when all is well."""
+POLL_S = 0.25
+PAGE = 1_000
+
+
+@dataclass
+class Played:
+    """What came of one seed."""
+
+    plan: SeedPlan
+    history: History
+    violations: list[Violation]
+    simulated_s: float
+    real_s: float
+    answers: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def seed(self) -> int:
+        return self.plan.seed
+
+    def digest(self) -> str:
+        """The same whenever the same has happened."""
+        return hashlib.sha256("\n".join(self.history.lines()).encode()).hexdigest()[:16]
+
+
+class _Watch(logging.Handler):
+    """Has the history tell what nodes log: always defects, and if wanted everything."""
+
+    def __init__(self, loop: SimulatedLoop, history: History, *, everything: bool) -> None:
+        super().__init__(logging.DEBUG if everything else logging.ERROR)
+        self._loop = loop
+        self._history = history
+        self._everything = everything
+
+    def emit(self, record: logging.LogRecord) -> None:
+        process = current_process()
+        where = "" if process is None else f"{process.name}  "
+        text = f"{where}{record.levelname.lower()}: {record.getMessage()}"
+        if record.exc_info and record.levelno >= logging.ERROR:
+            error = record.exc_info[1]
+            self._history.failures.append((self._loop.time(), f"{text}: {error!r}"))
+        elif self._everything:
+            self._history.note(self._loop.time(), text)
+
+
+class Simulation:
+    """One seed.
+
+    Args:
+        plan: what is to happen.
+        loop: where it happens.
+    """
+
+    def __init__(self, plan: SeedPlan, loop: SimulatedLoop) -> None:
+        self.plan = plan
+        self.loop = loop
+        self.history = History()
+        self.server = Server(loop, Random(f"network {plan.seed}"))
+        self.log = LogServer(self.server, self.history)
+        self.receivers = Receivers(loop, Random(f"receivers {plan.seed}"), self.history)
+        self.machines = [self._machine(number) for number in range(plan.machines)]
+        self.nemesis = Nemesis(
+            loop,
+            Random(f"faults {plan.seed}"),
+            self.machines,
+            self.server,
+            self.log,
+            self.receivers,
+            self.history,
+        )
+        self.clients = Clients(
+            plan, loop, Random(f"clients {plan.seed}"), self.machines, self.history
+        )
+
+    def _machine(self, number: int) -> Machine:
+        from skyring.testing.simulation.network import Wire
+
+        name = f"n{number + 1}"
+        return Machine(
+            self.plan.settings.model_copy(update={"node": name}),
+            self.loop,
+            Random(f"machine {number} {self.plan.seed}"),
+            Wire(self.server, name) if self.plan.is_ring else None,
+            self.log if self.plan.is_ring else None,
+            self.receivers,
+            lambda machine, reason: self.nemesis.failed(machine, reason),
+        )
+
+    async def play(self) -> None:
+        """From the first start to the last timer."""
+        plan = self.plan
+        for number, machine in enumerate(self.machines):
+            join_s = 0.0 if number >= plan.absent else plan.load_s / 2
+            self.loop.later(join_s, machine.start)
+        self.nemesis.plan(plan.faults)
+        await self.clients.run()
+        self.nemesis.mend()
+        patience_s = SETTLE_S + 5 * plan.lease_s
+        self.history.note(self.loop.time(), "all is mended")
+        if not await self._until(self._is_settled, patience_s):
+            self._fail("the ring has not settled")
+            return
+        self.history.calm_s = self.loop.time()
+        self.history.note(self.loop.time(), "all is calm")
+        await asyncio.gather(
+            *(
+                self.clients.probe(machine, PROBE_S_MAX)
+                for machine in self.machines
+                for _ in range(PROBES)
+            )
+        )
+        await asyncio.sleep(PROBE_S_MAX + 2 * LATE_S)
+        self._go_to_the_end()
+        if not await self._until(self._is_empty, patience_s):
+            self._fail(f"{len(self.history.pending)} timers are pending when all are due")
+        await self._read_dead_letters()
+        await self._stop_all(patience_s)
+
+    def _go_to_the_end(self) -> None:
+        """Set all clocks to when everything is due."""
+        last_ms = max((op.due_ms for op in self.history.operations), default=0)
+        far_ms = 50 * 86_400_000
+        self.history.note(self.loop.time(), f"all clocks jump to the end, {last_ms}")
+        for machine in self.machines:
+            machine.clock.jump(far_ms)
+
+    def _is_settled(self) -> bool:
+        for machine in self.machines:
+            if machine.node is None or machine.node.not_ready() is not None:
+                return False
+            view = machine.node.ring()
+            if self.plan.is_ring and any(
+                item["owner"] is None or item["owner"] != item["holder"]
+                for item in view["slots_detail"]
+            ):
+                return False
+        return True
+
+    async def _is_empty(self) -> bool:
+        page = await self._page("pending")
+        return page is not None and not page
+
+    async def _page(self, kind: str) -> list[str] | None:
+        """Ids of all timers, or all dead letters; None if they cannot be read now."""
+        machine = next((each for each in self.machines if each.is_ready), None)
+        if machine is None or machine.node is None or machine.process is None:
+            return None
+        pages = machine.node.pages
+        read = pages.pending if kind == "pending" else pages.dead_letters
+        found: list[str] = []
+        cursor: str | None = None
+        while True:
+            task = machine.process.spawn(read(PAGE, cursor))
+            await asyncio.wait([task], timeout=SETTLE_S)
+            if not task.done() or task.cancelled() or task.exception() is not None:
+                return None
+            page: Page = task.result()
+            found += [str(item["id"]) for item in page.timers]
+            cursor = page.cursor
+            if cursor is None:
+                if kind == "pending":
+                    self.history.pending = set(found)
+                return found
+
+    async def _read_dead_letters(self) -> None:
+        found = await self._page("dead")
+        if found is None:
+            self._fail("the dead letters cannot be read")
+        self.history.dead = set(found or ())
+
+    async def _stop_all(self, patience_s: float) -> None:
+        stopping = [task for task in (each.stop() for each in self.machines) if task is not None]
+        if stopping:
+            _, late = await asyncio.wait(stopping, timeout=patience_s)
+            if late:
+                self._fail(f"{len(late)} nodes do not stop")
+            for task in stopping:
+                if task.done() and not task.cancelled() and task.exception() is not None:
+                    self._fail(f"a stop has failed: {task.exception()!r}")
+
+    async def _until(self, reached: object, patience_s: float) -> bool:
+        end_s = self.loop.time() + patience_s
+        while self.loop.time() < end_s:
+            assert callable(reached)
+            found = reached()
+            if asyncio.iscoroutine(found):
+                found = await found
+            if found:
+                return True
+            await asyncio.sleep(POLL_S)
+        return False
+
+    def _fail(self, why: str) -> None:
+        self.history.failures.append((self.loop.time(), why))
+
+
+def run_seed(seed: int, *, verbose: bool = False) -> Played:
+    """Play a seed, and check what has happened.
+
+    Args:
+        verbose: the history tells all that the nodes log.
+    """
+    plan = make_plan(seed)
+    began_s = time.perf_counter()
+    with _collecting_later():
+        history, simulated_s = _play(plan, verbose=verbose)
+    allowance = Allowance(fault_s=2 * plan.lease_s + 2.0, late_s=LATE_S)
+    violations = check(history, allowance)
+    answers = Counter(f"{op.kind} {op.answer}" for op in history.operations)
+    real_s = time.perf_counter() - began_s
+    return Played(plan, history, violations, simulated_s, real_s, answers)
+
+
+def _play(plan: SeedPlan, *, verbose: bool) -> tuple[History, float]:
+    loop = SimulatedLoop()
+    simulation = Simulation(plan, loop)
+    history = simulation.history
+    with _watching(loop, history, everything=verbose):
+        try:
+            loop.run_until_complete(simulation.play())
+        except Deadlock as error:
+            history.failures.append((loop.time(), str(error)))
+    for context in loop.errors:
+        error = context.get("exception")
+        history.failures.append((loop.time(), f"{context['message']}: {error!r}"))
+    simulation.clients.set_due()
+    for machine in simulation.machines:
+        for process in machine.processes:
+            process.forget()
+    loop.end()
+    return history, loop.time()
+
+
+@contextmanager
+def _collecting_later() -> Iterator[None]:
+    """Nothing is collected before the end: at any other moment it would run last lines of code.
+
+    What is left then are the tasks of processes that were killed. They must end, and cannot.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    gc.freeze()  # what was there before is not looked at
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    try:
+        yield
+        with warnings.catch_warnings():
+            # A process can be killed before a task of it has begun.
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+            gc.collect()
+            gc.collect()
+    finally:
+        sys.unraisablehook = hook
+        gc.unfreeze()
+        if was_enabled:
+            gc.enable()
+
+
+@contextmanager
+def _watching(loop: SimulatedLoop, history: History, *, everything: bool) -> Iterator[None]:
+    logger = logging.getLogger("skyring")
+    watch = _Watch(loop, history, everything=everything)
+    before, propagated = logger.level, logger.propagate
+    logger.addHandler(watch)
+    logger.setLevel(watch.level)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(watch)
+        logger.setLevel(before)
+        logger.propagate = propagated
