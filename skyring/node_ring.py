@@ -46,10 +46,11 @@ PROMISES: dict[Sync, str] = {
 
 
 class RingConnection(NamedTuple):
-    """What the nodes of a ring share."""
+    """What the nodes of a ring share, and bounds of its use."""
 
     bus: Bus
     log: Log
+    limits: ReplicationLimits = ReplicationLimits()
 
 
 def node_name(settings: Settings) -> str:
@@ -87,6 +88,7 @@ def connect_ring(settings: Settings) -> RingConnection:
             nats.request_timeout_ms,
             ring.log_bytes_max,
         ),
+        ReplicationLimits(spare_bytes=ring.log_spare_bytes),
     )
 
 
@@ -115,7 +117,7 @@ class NodeRing:
         self._settings = settings
         self._clock = clock
         self.name = node_name(settings)
-        self.bus, self.log = connection
+        self.bus, self.log, limits = connection
         self._sync: Sync = "unknown"
         self.storage = ReplicatedStorage(
             store,
@@ -125,7 +127,7 @@ class NodeRing:
             self.may_act,
             self._may_read,
             self._fenced,
-            ReplicationLimits(spare_bytes=settings.ring.log_spare_bytes),
+            limits,
         )
 
     def tie(self, state: TimerState, execute: Execute, execute_many: ExecuteMany) -> None:

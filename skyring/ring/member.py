@@ -262,8 +262,9 @@ class RingMember:
             self.presence.check_lease()
             self.observer.tick()
             if self.presence.state == "alive" and self._is_informed and self.may_act():
-                self._mover.step(self.observer.holders())
-                if not self.ownership.missing():
+                if self.ownership.missing():
+                    self._mover.step(self.observer.holders())
+                else:
                     self._is_settled = self._me in self.observer.membership.owners()
             await wait_for_event(self._mover.wake, self._tick_s)
             self._mover.wake.clear()

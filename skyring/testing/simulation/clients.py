@@ -140,8 +140,9 @@ class Clients:
         if not timer_id:
             return
         wait_s = min(timeout_ms / 1000, self._plan.timeout_s_max)
-        for _ in range(random.choice((0, 0, 0, 1, 1, 3))):
-            await asyncio.sleep(random.uniform(0, 1.1) * wait_s)
+        for _ in range(random.choice((0, 0, 1, 1, 2, 4))):
+            # Often in the last moment.
+            await asyncio.sleep(random.choice((random.random(), 0.95, 1.0, 1.05)) * wait_s)
             kind = random.choice(("update", "update", "cancel", "cancel", "get"))
             if kind == "update":
                 wait_s = await self._update(timer_id)
@@ -253,6 +254,7 @@ class Clients:
         task = process.spawn(work(node))
         await asyncio.wait([task], timeout=CLIENT_TIMEOUT_S)
         if not task.done():
+            task.add_done_callback(_forget)
             if self._random.random() < 0.5:  # the server notices that the client is gone
                 process.call_soon(task.cancel)
             return TimeoutError()
@@ -284,6 +286,12 @@ class Clients:
         random = self._random
         uri = "reject" if random.random() < 0.02 else random.choice(DESTINATIONS)
         return Callback(transport="sim", method="post", uri=uri)
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    """Nobody wants to know any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _raw(content: str) -> msgspec.Raw:

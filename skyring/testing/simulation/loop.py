@@ -12,10 +12,11 @@ makes sets, are hashed by their number and not by their address.
 from __future__ import annotations
 
 import asyncio
-from asyncio import Future, Handle, TimerHandle
+from asyncio import Future
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
-from heapq import heappush
+from heapq import heappop, heappush
 from typing import Any
 
 __all__ = ["Deadlock", "Process", "SimulatedLoop", "current_process"]
@@ -40,7 +41,7 @@ class Process:
         self.is_killed = False
         self.is_stalled = False
         self._loop = loop
-        self._missed: list[Handle] = []
+        self._missed: list[_Call] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self.context = copy_context()
         self.context.run(_process.set, self)
@@ -65,8 +66,7 @@ class Process:
         """Let it run again."""
         self.is_stalled = False
         missed, self._missed = self._missed, []
-        for handle in missed:
-            self._loop.again(handle)
+        self._loop.again(missed)
 
     def kill(self) -> None:
         """Nothing of it ever runs again."""
@@ -86,9 +86,11 @@ class Process:
         for task in self._tasks:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
 
-    def miss(self, handle: Handle) -> None:
-        """It would have run now."""
-        self._missed.append(handle)
+    def misses(self, call: _Call) -> bool:
+        """Can something of it not be called now?"""
+        if self.is_stalled and not self.is_killed:
+            self._missed.append(call)
+        return self.is_stalled or self.is_killed
 
 
 def current_process() -> Process | None:
@@ -96,25 +98,28 @@ def current_process() -> Process | None:
     return _process.get()
 
 
-def _may_run(handle: Handle) -> bool:
-    process = handle._context.get(_process)  # type: ignore[attr-defined]
-    if process is None or not (process.is_killed or process.is_stalled):
-        return True
-    if not process.is_killed:
-        process.miss(handle)
-    return False
+class _Call:
+    """Something that is to be called, as asyncio's `Handle` and `TimerHandle`, only lighter."""
 
+    __slots__ = ("arguments", "call", "context", "is_cancelled", "when_s")
 
-class _SimulatedHandle(Handle):
-    def _run(self) -> None:
-        if _may_run(self):
-            super()._run()  # type: ignore[misc]
+    def __init__(
+        self, call: Callable[..., Any], arguments: Any, context: Context | None, when_s: float
+    ) -> None:
+        self.call = call
+        self.arguments = arguments
+        self.context = copy_context() if context is None else context
+        self.when_s = when_s
+        self.is_cancelled = False
 
+    def cancel(self) -> None:
+        self.is_cancelled = True
 
-class _SimulatedTimerHandle(TimerHandle):
-    def _run(self) -> None:
-        if _may_run(self):
-            super()._run()  # type: ignore[misc]
+    def cancelled(self) -> bool:
+        return self.is_cancelled
+
+    def when(self) -> float:
+        return self.when_s
 
 
 class _SimulatedTask(asyncio.Task[Any]):
@@ -128,18 +133,6 @@ class _SimulatedTask(asyncio.Task[Any]):
         return self._number
 
 
-class _NoSelector:
-    """Takes the place of what waits for sockets: it lets time pass."""
-
-    def __init__(self, loop: SimulatedLoop) -> None:
-        self._loop = loop
-
-    def select(self, timeout_s: float | None) -> list[Any]:
-        if timeout_s is None or timeout_s > 0:
-            self._loop.pass_time()
-        return []
-
-
 class SimulatedLoop(asyncio.BaseEventLoop):
     """See the module. It is used like any event loop of asyncio."""
 
@@ -147,8 +140,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         super().__init__()
         self._now_s = 0.0
         self._numbers = 0
-        self._clock_resolution = 1e-9
-        self._selector = _NoSelector(self)
+        self._calls: deque[_Call] = deque()
+        self._later: list[tuple[float, int, _Call]] = []
         self.nowhere = Context()
         """For what belongs to no process."""
         self.errors: list[dict[str, Any]] = []
@@ -165,47 +158,47 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._numbers += 1
         return self._numbers
 
-    def pass_time(self) -> None:
-        """Go on to the next moment at which there is something to do."""
-        if not self._scheduled:
-            raise Deadlock(f"at {self._now_s:.3f} s everybody waits, and nothing will happen")
-        self._now_s = max(self._now_s, self._scheduled[0]._when)
-
-    def later(self, delay_s: float, call: Callable[..., object], *arguments: Any) -> TimerHandle:
+    def later(self, delay_s: float, call: Callable[..., object], *arguments: Any) -> None:
         """Call something that belongs to no process."""
-        return self.call_later(delay_s, call, *arguments, context=self.nowhere)
+        self.call_at(self._now_s + delay_s, call, *arguments, context=self.nowhere)
 
-    def again(self, handle: Handle) -> None:
-        """Run what could not run before."""
-        if not handle.cancelled():
-            self._ready.append(handle)
+    def again(self, missed: list[_Call]) -> None:
+        """Call what could not be called before."""
+        self._calls.extend(missed)
 
-    def call_at(
+    def end(self) -> None:
+        """It runs no more."""
+        self._calls.clear()
+        self._later.clear()
+        self.close()
+
+    # What asyncio asks of a loop
+
+    def call_at(  # type: ignore[override]
         self, when: float, callback: Any, *args: Any, context: Context | None = None
-    ) -> TimerHandle:
-        self._check_closed()
-        timer = _SimulatedTimerHandle(when, callback, args, self, context)
-        heappush(self._scheduled, timer)
-        timer._scheduled = True
-        return timer
+    ) -> Any:
+        call = _Call(callback, args, context, when)
+        self._numbers = number = self._numbers + 1
+        heappush(self._later, (when, number, call))
+        return call
 
-    def call_later(
+    def call_later(  # type: ignore[override]
         self, delay: float, callback: Any, *args: Any, context: Context | None = None
-    ) -> TimerHandle:
+    ) -> Any:
         return self.call_at(self._now_s + delay, callback, *args, context=context)
 
-    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Handle:
-        self._check_closed()
-        handle = _SimulatedHandle(callback, args, self, context)
-        self._ready.append(handle)
-        return handle
-
-    def call_soon_threadsafe(
+    def call_soon(  # type: ignore[override]
         self, callback: Any, *args: Any, context: Context | None = None
-    ) -> Handle:
-        return self.call_soon(callback, *args, context=context)
+    ) -> Any:
+        call = _Call(callback, args, context, 0.0)
+        self._calls.append(call)
+        return call
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Future[Any]:
+    call_soon_threadsafe = call_soon  # type: ignore[assignment]
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Any, *args: Any
+    ) -> Any:
         """There are no threads in here: it is called at once."""
         future: Future[Any] = self.create_future()
         try:
@@ -214,25 +207,40 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             future.set_exception(error)
         return future
 
-    def end(self) -> None:
-        """It runs no more."""
-        self._ready.clear()
-        self._scheduled.clear()
-        self.close()
+    def _run_once(self) -> None:
+        """Call what is ready; if nothing is, go on to the next moment at which something is."""
+        calls, later = self._calls, self._later
+        if not calls:
+            while later and later[0][2].is_cancelled:
+                heappop(later)
+            if not later:
+                raise Deadlock(f"at {self._now_s:.3f} s everybody waits, and nothing will happen")
+            self._now_s = max(self._now_s, later[0][0])
+        now_s = self._now_s
+        while later and later[0][0] <= now_s:
+            calls.append(heappop(later)[2])
+        for _ in range(len(calls)):
+            call = calls.popleft()
+            if call.is_cancelled:
+                continue
+            process = call.context.get(_process)
+            if process is not None and process.misses(call):
+                continue
+            try:
+                call.context.run(call.call, *call.arguments)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                told = {"message": f"{call.call!r} has failed", "exception": error}
+                self.call_exception_handler(told)
 
     def _check_closed(self) -> None:
         """What has not ended is collected later, and its last lines may still ask for something."""
 
-    def _process_events(self, event_list: Any) -> None:
-        pass
-
-    def _write_to_self(self) -> None:
-        pass
-
 
 def _make_task(loop: Any, work: Any, context: Context | None = None) -> _SimulatedTask:
     task = _SimulatedTask(work, loop=loop, context=context)
-    process = (context or copy_context()).get(_process)
+    process = _process.get() if context is None else context.get(_process)
     if process is not None:
         process.began(task)
     return task

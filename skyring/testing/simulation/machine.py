@@ -12,6 +12,7 @@ from skyring.node import Node
 from skyring.node_ring import RingConnection
 from skyring.settings import Settings
 from skyring.storage.leveldb import LevelDBStorage
+from skyring.storage.replicated import ReplicationLimits
 from skyring.testing.simulation.clock import SimulatedClock
 from skyring.testing.simulation.disk import Disk, SimulatedFiles, SimulatedWorker
 from skyring.testing.simulation.log import LogServer, SimulatedLog
@@ -27,6 +28,7 @@ class Machine:
 
     Args:
         settings: of its node; without NATS the connection decides about the mode.
+        limits: bounds of the replication.
         loop: where it runs.
         random: for everything on it.
         wire: its connection; None: its node stands alone.
@@ -38,6 +40,7 @@ class Machine:
     def __init__(
         self,
         settings: Settings,
+        limits: ReplicationLimits,
         loop: SimulatedLoop,
         random: Random,
         wire: Wire | None,
@@ -47,6 +50,7 @@ class Machine:
     ) -> None:
         self.name = settings.node
         self.settings = settings
+        self._limits = limits
         self.random = random
         self.disk = Disk(random)
         self.clock = SimulatedClock(
@@ -146,7 +150,7 @@ class Machine:
             timeout_s = settings.nats.request_timeout_ms / 1000
             self._bus = SimulatedBus(self.wire, timeout_s)
             log = SimulatedLog(self._log, self.wire, process.name, timeout_s)
-            connection = RingConnection(self._bus, log)
+            connection = RingConnection(self._bus, log, self._limits)
         storage = LevelDBStorage(
             SimulatedFiles(self.disk, settings.slots),
             sync=connection is None,

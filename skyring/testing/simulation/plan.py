@@ -20,6 +20,7 @@ from skyring.settings import (
     StorageSettings,
     TimerSettings,
 )
+from skyring.storage.replicated import ReplicationLimits
 
 __all__ = ["FAULTS", "Planned", "SeedPlan", "make_plan"]
 
@@ -71,8 +72,11 @@ class SeedPlan:
     """How long clients make new timers, and faults come."""
     timers: int
     timeout_s_max: float
+    latency_s_max: float
+    """Of receivers, when all is well."""
     settings: Settings
     """Without the name of the node."""
+    limits: ReplicationLimits
     faults: Sequence[Planned]
 
     @property
@@ -86,7 +90,7 @@ def make_plan(seed: int) -> SeedPlan:
     is_ring = random.random() < 0.85
     pace = random.choice((1, 1, 2, 5)) if is_ring else 1
     machines = random.choice((3, 3, 3, 4, 5, 5, 7)) if is_ring else 1
-    load_s = random.uniform(20, 60) * pace
+    load_s = random.uniform(15, 45) * pace
     count = int(random.choice((60, 150, 150, 300, 300, 600, 2_000)) * random.uniform(0.5, 1.0))
     return SeedPlan(
         seed=seed,
@@ -95,8 +99,14 @@ def make_plan(seed: int) -> SeedPlan:
         absent=random.choice((0, 0, 1)) if machines > 3 else 0,
         load_s=load_s,
         timers=count,
-        timeout_s_max=random.choice((1.0, 5.0, 20.0, 60.0)) * pace,
+        timeout_s_max=random.choice((2.0, 5.0, 20.0)) * pace,
+        latency_s_max=random.choice((0.005, 0.05, 0.5)),
         settings=_settings(random, pace),
+        limits=ReplicationLimits(
+            spare_bytes=random.choice((1_024, 4_096, 32_768)),
+            snapshot_keys_max=random.choice((2, 10, 500)),
+            doubt_ms=random.choice((500, 5_000)),
+        ),
         faults=_faults(random, is_ring, machines, load_s, pace),
     )
 
@@ -110,11 +120,10 @@ def _settings(random: Random, pace: int) -> Settings:
             heartbeat_ms=500 * pace,
             suspect_ms=1_500 * pace,
             dead_ms=2_500 * pace,
-            lease_ms=3_000 * pace,
+            lease_ms=random.choice((3_000, 3_000, 6_000)) * pace,
             request_timeout_ms=random.choice((2_000, 10_000)) * pace,
             moves_max=random.choice((1, 4, 8, 64)),
             standby_ms=random.choice((0, 1_000, 5_000)) * pace,
-            log_spare_bytes=random.choice((1_024, 4_096, 32_768)),
             events="none",
         ),
         timers=TimerSettings(
@@ -140,7 +149,7 @@ def _faults(
     faults = []
     for _ in range(count):
         # From a moment to several leases.
-        duration_s = random.choice((0.05, 0.5, 2.0, 4.0, 10.0)) * random.uniform(0.5, 1.5) * pace
+        duration_s = random.choice((0.05, 0.5, 2.0, 5.0, 10.0)) * random.uniform(0.5, 1.5) * pace
         faults.append(
             Planned(
                 random.choice(allowed),

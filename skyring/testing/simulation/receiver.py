@@ -22,13 +22,17 @@ class Receivers:
         loop: whose time it is.
         random: decides.
         history: told of each delivery.
+        latency_s_max: how long a message takes there, or back, when all is well.
     """
 
-    def __init__(self, loop: SimulatedLoop, random: Random, history: History) -> None:
+    def __init__(
+        self, loop: SimulatedLoop, random: Random, history: History, latency_s_max: float
+    ) -> None:
         self.loop = loop
         self.random = random
         self.history = history
-        self.latency_s_max = 0.005
+        self._usual_s = latency_s_max
+        self.latency_s_max = latency_s_max
         self.failing = 0.0
         """Part of the deliveries that are refused for the moment."""
         self.silent = 0.0
@@ -39,7 +43,7 @@ class Receivers:
     def calm(self) -> None:
         """All take what comes."""
         self.failing = self.silent = self.disowned = 0.0
-        self.latency_s_max = 0.005
+        self.latency_s_max = self._usual_s
 
 
 class SimulatedTransport(Transport):

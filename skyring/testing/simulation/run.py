@@ -94,7 +94,9 @@ class Simulation:
         self.history = History()
         self.server = Server(loop, Random(f"network {plan.seed}"))
         self.log = LogServer(self.server, self.history)
-        self.receivers = Receivers(loop, Random(f"receivers {plan.seed}"), self.history)
+        self.receivers = Receivers(
+            loop, Random(f"receivers {plan.seed}"), self.history, plan.latency_s_max
+        )
         self.machines = [self._machine(number) for number in range(plan.machines)]
         self.nemesis = Nemesis(
             loop,
@@ -115,6 +117,7 @@ class Simulation:
         name = f"n{number + 1}"
         return Machine(
             self.plan.settings.model_copy(update={"node": name}),
+            self.plan.limits,
             self.loop,
             Random(f"machine {number} {self.plan.seed}"),
             Wire(self.server, name) if self.plan.is_ring else None,
@@ -258,8 +261,8 @@ def _play(plan: SeedPlan, *, verbose: bool) -> tuple[History, float]:
         except Deadlock as error:
             history.failures.append((loop.time(), str(error)))
     for context in loop.errors:
-        error = context.get("exception")
-        history.failures.append((loop.time(), f"{context['message']}: {error!r}"))
+        why = f"{context['message']}: {context.get('exception')!r}"
+        history.failures.append((loop.time(), why))
     simulation.clients.set_due()
     for machine in simulation.machines:
         for process in machine.processes:

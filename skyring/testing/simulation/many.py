@@ -1,0 +1,73 @@
+"""Plays many seeds, in several processes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import NamedTuple
+
+from skyring.testing.simulation.mutants import mutated
+from skyring.testing.simulation.run import Played, run_seed
+
+__all__ = ["Told", "play_many"]
+
+SEEDS_PER_CALL = 5
+
+
+class Told(NamedTuple):
+    """What came of a seed, as far as it is told."""
+
+    seed: int
+    simulated_s: float
+    real_s: float
+    timers: int
+    deliveries: int
+    faults: Counter[str]
+    digest: str
+    violations: list[str]
+
+
+def _told(played: Played) -> Told:
+    history = played.history
+    return Told(
+        played.seed,
+        played.simulated_s,
+        played.real_s,
+        sum(op.kind == "create" for op in history.operations),
+        len(history.deliveries),
+        Counter(fault.kind for fault in history.faults),
+        played.digest(),
+        [f"{rule}: {timer} {text}" for rule, timer, text in played.violations],
+    )
+
+
+def _play(seeds: Iterable[int], mutant: str) -> list[Told]:
+    with mutated(mutant):
+        return [_told(run_seed(seed)) for seed in seeds]
+
+
+def play_many(first: int, count: int, jobs: int, mutant: str = "") -> Iterator[Told]:
+    """Play seeds side by side; the results come in order.
+
+    Args:
+        first: the first seed.
+        count: how many.
+        jobs: processes.
+        mutant: a safety rule that is switched off.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    # Each process is replaced now and then: what is left of killed nodes adds up.
+    with ProcessPoolExecutor(jobs, context, max_tasks_per_child=20) as pool:
+        starts = range(first, first + count, SEEDS_PER_CALL)
+        batches = [
+            pool.submit(_play, range(start, min(start + SEEDS_PER_CALL, first + count)), mutant)
+            for start in starts
+        ]
+        try:
+            for batch in batches:
+                yield from batch.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

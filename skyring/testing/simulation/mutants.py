@@ -1,0 +1,334 @@
+"""Safety rules, switched off one at a time: a simulator that does not miss them is not worth much.
+
+Each mutant replaces one piece of the real code, for as long as `mutated` is entered. What it breaks
+is a rule of docs/ARCHITECTURE.md; which check finds that stands in docs/SIMULATION.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+from unittest.mock import patch
+
+import skyring.timers.delivery
+from skyring.errors import Fenced, SkyringError, Unavailable, Uncertain
+from skyring.ring.lease import Lease
+from skyring.ring.ownership import Holder, Ownership
+from skyring.ring.presence import Presence
+from skyring.storage.appending import Appender
+from skyring.storage.catchup import CatchUp
+from skyring.storage.leveldb import LevelDBStorage
+from skyring.storage.log import LogConflict
+from skyring.storage.replica import APPLIED_KEY, write_replica
+from skyring.storage.replicated import ReplicatedStorage
+from skyring.testing.simulation.log import LogServer
+from skyring.timers.delivery import Delivery
+from skyring.timers.retry import Gone
+from skyring.timers.schedule import Schedule
+from skyring.timers.state import TimerState
+
+__all__ = ["MUTANTS", "mutated"]
+
+Switch = Callable[[ExitStack], None]
+
+
+def _put(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
+    stack.enter_context(patch.object(owner, name, value))
+
+
+def _no_fence(stack: ExitStack) -> None:
+    """The log takes what a stale holder appends."""
+    real = LogServer.append
+
+    def append(self: LogServer, writer: str, slot: int, data: bytes, _: int, answer: Any) -> None:
+        real(self, writer, slot, data, self.last_sequence(slot), answer)
+
+    _put(stack, LogServer, "append", append)
+
+
+def _no_lease_before_delivery(stack: ExitStack) -> None:
+    """A node delivers, and serves, whatever became of its lease."""
+    _put(stack, Presence, "may_act", lambda self: self.lease._until_ms is not None)
+    _put(stack, Lease, "has_lapsed", lambda self, now_ms: False)
+
+
+def _no_sync(stack: ExitStack) -> None:
+    """A write is acknowledged when the operating system has it."""
+    real = LevelDBStorage.__init__
+
+    def init(self: LevelDBStorage, files: Any, **options: Any) -> None:
+        real(self, files, **{**options, "sync": False})
+
+    _put(stack, LevelDBStorage, "__init__", init)
+
+
+def _applied_before_data(stack: ExitStack) -> None:
+    """What has been applied is noted in a commit of its own."""
+
+    async def both(self: CatchUp, slot: int, after: Any, entry: Any) -> None:
+        await self._state.commit(slot, [(APPLIED_KEY, write_replica(after))])
+        await self._state.commit(slot, entry.writes)
+
+    def apply(self: CatchUp, replica: Any, entry: Any, message: Any) -> Any:
+        after = replica.after(entry, message.sequence, len(message.data))
+        return after, both(self, message.slot, after, entry)
+
+    _put(stack, CatchUp, "apply", apply)
+
+
+def _delete_before_delivery(stack: ExitStack) -> None:
+    """A timer is gone before its receiver has it."""
+    real = Delivery._attempt
+
+    async def attempt(self: Delivery, timer_id: str, record: Any, started_ms: int) -> Any:
+        hint = self._state.slot(timer_id)
+        writes = [(b"t/" + timer_id.encode(), None)]
+        with suppress(Unavailable, Fenced):
+            await self._storage.commit(hint, writes)
+        return await real(self, timer_id, record, started_ms)
+
+    _put(stack, Delivery, "_attempt", attempt)
+
+
+def _no_barrier_of_cancel(stack: ExitStack) -> None:
+    """A delivery may begin while its timer is being cancelled."""
+
+    def begin(self: TimerState, hint: Any) -> bool:
+        self._work.pop(hint.id, None)
+        return real(self, hint)
+
+    def end(self: TimerState, timer_id: str) -> None:
+        if timer_id in self._work:
+            real_end(self, timer_id)
+
+    real, real_end = TimerState.begin_delivery, TimerState._end
+    _put(stack, TimerState, "begin_delivery", begin)
+    _put(stack, TimerState, "_end", end)
+
+
+def _no_replay(stack: ExitStack) -> None:
+    """A new holder does not read what others have written before its claim."""
+
+    def apply(self: CatchUp, replica: Any, entry: Any, message: Any) -> Any:
+        after = replica.after(entry, message.sequence, len(message.data))
+        mark = (APPLIED_KEY, write_replica(after))
+        mine = entry.node == vars(self)["mutant_node"]
+        return after, self._state.commit(message.slot, [*(entry.writes if mine else ()), mark])
+
+    real = ReplicatedStorage.__init__
+
+    def init(self: ReplicatedStorage, state: Any, log: Any, node: str, *more: Any) -> None:
+        real(self, state, log, node, *more)
+        vars(self._catch_up)["mutant_node"] = node
+
+    _put(stack, CatchUp, "apply", apply)
+    _put(stack, ReplicatedStorage, "__init__", init)
+
+
+def _purge_before_snapshot(stack: ExitStack) -> None:
+    """A log is made shorter before what is live has been written again."""
+    real = ReplicatedStorage._append_snapshot
+
+    async def append(self: ReplicatedStorage, slot: Any) -> None:
+        if slot.snapshot_from == b"":
+            try:
+                await self._log.purge(slot.number, slot.replica.sequence)
+            except Unavailable:
+                return
+        await real(self, slot)
+
+    _put(stack, ReplicatedStorage, "_append_snapshot", append)
+
+
+def _no_waiting_for_leases(stack: ExitStack) -> None:
+    """Slots are claimed as soon as their holder is silent, not when its lease is over."""
+    real = Ownership.step
+
+    def step(self: Ownership, holders: Any, now_ms: int) -> Any:
+        silent = {
+            slot: holder if holder.is_listening else Holder(holder.name, 0, False)
+            for slot, holder in holders.items()
+        }
+        self._grace_ms = 0
+        self._mine_since_ms = [0] * len(self._mine_since_ms)
+        return real(self, silent, now_ms)
+
+    _put(stack, Ownership, "step", step)
+
+
+def _lease_from_the_answer(stack: ExitStack) -> None:
+    """A lease counts from when its heartbeat was acknowledged."""
+    real = Lease.renewed
+    _put(stack, Lease, "renewed", lambda self, sent_ms, now_ms: real(self, now_ms, now_ms))
+
+
+def _guess_of_success(stack: ExitStack) -> None:
+    """An append without an answer is taken for made."""
+
+    async def resolve(
+        self: Appender, slot: Any, entry: Any, data: bytes, commits: Any, error: SkyringError
+    ) -> int:
+        if isinstance(error, Uncertain):
+            return int(slot.replica.sequence) + 1
+        found = await real(self, slot, entry, data, commits, error)
+        return int(found)
+
+    real = Appender._resolve
+    _put(stack, Appender, "_resolve", resolve)
+
+
+def _guess_of_failure(stack: ExitStack) -> None:
+    """An append without an answer is taken for not made."""
+
+    async def resolve(
+        self: Appender, slot: Any, entry: Any, data: bytes, commits: Any, error: SkyringError
+    ) -> int:
+        if isinstance(error, LogConflict):
+            found = await real(self, slot, entry, data, commits, error)
+            return int(found)
+        raise Unavailable("it is not there, or is it")
+
+    real = Appender._resolve
+    _put(stack, Appender, "_resolve", resolve)
+
+
+def _no_reopening(stack: ExitStack) -> None:
+    """After a failed write the database is used as if nothing had been."""
+
+    def written(self: LevelDBStorage, group: Any, _: None, error: Exception | None) -> None:
+        if error is not None:
+            group.fail(Uncertain("it may be stored or not"))
+            self._pending_bytes -= group.bytes
+            self._writing = bool(self._groups)
+            if self._groups:
+                self._write()
+            return
+        real(self, group, None, None)
+
+    real = LevelDBStorage._written
+    _put(stack, LevelDBStorage, "_written", written)
+
+
+def _mark_after_reading(stack: ExitStack) -> None:
+    """The low-water mark rises when a slot has been read, and not before."""
+    real_begin, real_end = Schedule.begin_load, Schedule.end_load
+
+    def begin(self: Schedule, slot: int, until_ms: int, limit: int) -> Any:
+        before = self._marks.get(slot)
+        load = real_begin(self, slot, until_ms, limit)
+        if load is not None and before is not None:
+            self._set_mark(slot, before)
+        return load
+
+    def end(self: Schedule, load: Any, found: Any) -> None:
+        if load.slot in self._marks:
+            self._set_mark(load.slot, load.stop)
+        real_end(self, load, found)
+
+    _put(stack, Schedule, "begin_load", begin)
+    _put(stack, Schedule, "end_load", end)
+
+
+def _no_second_look_at_the_clock(stack: ExitStack) -> None:
+    """What was due when it was queued is delivered, also if the clock has been set back."""
+    real = Delivery._deliver
+
+    async def deliver(self: Delivery, hint: Any) -> None:
+        clock, first = self._clock, self._clock.now_ms()
+        self._clock = _Standing(clock, max(first, hint.due_ms))
+        try:
+            await real(self, hint)
+        finally:
+            self._clock = clock
+
+    _put(stack, Delivery, "_deliver", deliver)
+
+
+class _Standing:
+    """A clock that shows at least some time."""
+
+    def __init__(self, clock: Any, least_ms: int) -> None:
+        self._clock = clock
+        self._least_ms = least_ms
+
+    def now_ms(self) -> int:
+        return max(self._least_ms, int(self._clock.now_ms()))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._clock, name)
+
+
+def _passed_over_and_forgotten(stack: ExitStack) -> None:
+    """A due timer that is being changed is not looked at again."""
+    real = TimerState._end
+
+    def end(self: TimerState, timer_id: str) -> None:
+        self._work[timer_id].passed_over.clear()
+        real(self, timer_id)
+
+    _put(stack, TimerState, "_end", end)
+
+
+def _no_term(stack: ExitStack) -> None:
+    """What was read under one claim is written under another."""
+
+    def term(self: Schedule, slot: int) -> int:
+        return 1
+
+    async def commit(self: Delivery, slot: int, _: int, writes: Any) -> bool:
+        for _try in range(100):
+            try:
+                await self._storage.commit(slot, writes)
+            except (Unavailable, Fenced):
+                await asyncio.sleep(0.2)
+            else:
+                return True
+        return False
+
+    _put(stack, Schedule, "term", term)
+    _put(stack, Delivery, "_commit", commit)
+
+
+def _failed_is_done(stack: ExitStack) -> None:
+    """A delivery that has failed is not made again."""
+    _put(stack, skyring.timers.delivery, "decide", lambda *_: Gone())
+
+
+MUTANTS: dict[str, Switch] = {
+    "expected-sequence fence": _no_fence,
+    "lease check before delivery": _no_lease_before_delivery,
+    "fsync before acknowledgement": _no_sync,
+    "applied sequence in the batch": _applied_before_data,
+    "delete after success": _delete_before_delivery,
+    "cancel's barrier": _no_barrier_of_cancel,
+    "claim replay": _no_replay,
+    "compaction order": _purge_before_snapshot,
+    "waiting out a lease": _no_waiting_for_leases,
+    "lease from the sending": _lease_from_the_answer,
+    "never guess success": _guess_of_success,
+    "never guess failure": _guess_of_failure,
+    "reopening after a failed write": _no_reopening,
+    "mark before reading": _mark_after_reading,
+    "second look at the clock": _no_second_look_at_the_clock,
+    "passed over, not forgotten": _passed_over_and_forgotten,
+    "term of a slot": _no_term,
+    "retry after failure": _failed_is_done,
+}
+"""Safety rules by name, and what switches each off."""
+
+
+@contextmanager
+def mutated(name: str) -> Iterator[None]:
+    """Switch off a safety rule; none if the name is empty.
+
+    Raises:
+        ValueError: there is no rule of this name.
+    """
+    if name and name not in MUTANTS:
+        raise ValueError(f"no such rule: {name}; there are: {', '.join(MUTANTS)}")
+    with ExitStack() as stack:
+        if name:
+            MUTANTS[name](stack)
+        yield
