@@ -290,7 +290,8 @@ class Delivery:
             record = await self._read(hint, term)
             if record is not None:
                 delay_ms = int(self._settings.backlog_delay_ms * (1 + self._random()))
-                later = replace(record, next_ms=self._clock.now_ms() + delay_ms)
+                next_ms = max(self._clock.now_ms() + delay_ms, record.due_ms)
+                later = replace(record, next_ms=next_ms)
                 await self._conclude(hint, term, record, Rescheduled(later))
         finally:
             self._state.end_delivery(hint.id)

@@ -91,4 +91,6 @@ def decide(
     wait_ms = backoff_ms(policy, attempts, random)
     if outcome.after_ms is not None:
         wait_ms = max(wait_ms, outcome.after_ms)
-    return Rescheduled(replace(failed, next_ms=min(now_ms + wait_ms, AT_MS_MAX)))
+    # The clock may have been set back since it was due.
+    next_ms = max(now_ms + wait_ms, record.due_ms)
+    return Rescheduled(replace(failed, next_ms=min(next_ms, AT_MS_MAX)))

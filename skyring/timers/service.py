@@ -9,8 +9,15 @@ from os import urandom
 from typing import Any, Literal, NamedTuple
 
 from msgspec import UNSET
+from msgspec.structs import replace
 
-from skyring.errors import Conflict, DeliveryInProgress, NotFound, SkyringError
+from skyring.errors import (
+    Conflict,
+    DeliveryInProgress,
+    NotFound,
+    RecordUnreadable,
+    SkyringError,
+)
 from skyring.settings import DeliverySettings, RetrySettings
 from skyring.storage.base import Write
 from skyring.timers.events import about
@@ -245,6 +252,7 @@ class TimerService:
         """Put a record in the place of a pending timer's. Errors are those of `update`."""
         async with self._state.changing(timer_id):
             slot, old = await self._pending(timer_id)
+            record = replace(record, mark=old.mark)  # who created it is the same
             writes = writes_delete(timer_id, old) + writes_put(timer_id, record)
             await self._state.store(slot, timer_id, record, writes)
         if self._state.events is not None:
@@ -360,6 +368,8 @@ class TimerService:
             self._state.read(slot, timer_key(timer_id)),
             self._state.read(slot, dead_key(timer_id)),
         )
+        if repeated and (_was_made_by(pending, record.mark) or _was_made_by(dead, record.mark)):
+            return Created(timer_id, True)
         if pending is not None:
             return _existing(timer_id, record, decode_record(pending))
         if dead is not None:
@@ -370,6 +380,15 @@ class TimerService:
         if self._state.events is not None:
             self._state.events("create", about(timer_id, record))
         return Created(timer_id, True)
+
+
+def _was_made_by(value: bytes | None, mark: int) -> bool:
+    """Is this the record of a timer that the request with this mark has created?"""
+    if value is None or not mark:
+        return False
+    with suppress(RecordUnreadable):
+        return decode_record(value).mark == mark
+    return False
 
 
 def _existing(timer_id: str, wanted: Record, found: Record) -> Created:

@@ -59,6 +59,12 @@ def test_the_receiver_may_ask_for_a_longer_wait_but_not_for_a_shorter_one() -> N
     assert shorter.record.next_ms == NOW_MS + 500
 
 
+def test_a_clock_that_was_set_back_makes_no_retry_early() -> None:
+    after = decide(record(), Outcome.retry("no"), NOW_MS - 10_000, POLICY, 0.5)
+    assert isinstance(after, Rescheduled)
+    assert after.record.next_ms == NOW_MS
+
+
 def test_a_timer_brings_its_own_policy() -> None:
     own = RetrySpec(attempts=2, backoff_ms=10, max_ms=15)
     after = decide(record(0, own), Outcome.retry("no"), NOW_MS, POLICY, 0.9999)

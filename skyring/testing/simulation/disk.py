@@ -232,19 +232,22 @@ class SimulatedWorker(Worker):
     Args:
         disk: how slow it is.
         loop: whose time it is.
+        name: of the thread.
     """
 
-    def __init__(self, disk: Disk, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, disk: Disk, loop: asyncio.AbstractEventLoop, name: str) -> None:
         assert isinstance(loop, SimulatedLoop)
         self._disk = disk
         self._loop = loop
+        self._writes = "writer" in name
         self._free_s = 0.0
 
     def submit(self, call: Callable[[], Any], done: Done) -> None:
         disk = self._disk
         began_s = max(self._loop.time(), self._free_s)
-        middle_s = began_s + disk.random.uniform(0, disk.latency_s_max)
-        self._free_s = middle_s + disk.random.uniform(0, disk.latency_s_max)
+        middle_s = self._free_s = began_s + disk.random.uniform(0, disk.latency_s_max)
+        if self._writes:
+            self._free_s += disk.random.uniform(0, disk.latency_s_max)
         self._loop.call_at(middle_s, self._call, call, done, self._free_s)
 
     def close(self) -> None:
@@ -256,5 +259,8 @@ class SimulatedWorker(Worker):
             result = call()
         except Exception as failure:
             error = failure
-        # A process that is killed between the two has written, and does not know it.
-        self._loop.call_at(end_s, done, result, error)
+        if self._writes:
+            # A process that is killed between the two has written, and does not know it.
+            self._loop.call_at(end_s, done, result, error)
+        else:
+            done(result, error)

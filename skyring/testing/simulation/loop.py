@@ -42,7 +42,7 @@ class Process:
         self.is_stalled = False
         self._loop = loop
         self._missed: list[_Call] = []
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: list[asyncio.Task[Any]] = []
         self.context = copy_context()
         self.context.run(_process.set, self)
 
@@ -78,8 +78,7 @@ class Process:
 
         One that nobody refers to would be collected at any moment, and its last lines run then.
         """
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard, context=self._loop.nowhere)
+        self._tasks.append(task)
 
     def forget(self) -> None:
         """The simulation is over: what has not ended ends without a word."""

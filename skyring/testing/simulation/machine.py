@@ -155,7 +155,7 @@ class Machine:
             SimulatedFiles(self.disk, settings.slots),
             sync=connection is None,
             reopen_timeout_ms=settings.storage.reopen_timeout_ms,
-            worker=lambda loop, _: SimulatedWorker(self.disk, loop),
+            worker=lambda loop, name: SimulatedWorker(self.disk, loop, name),
         )
         node = Node(
             settings,

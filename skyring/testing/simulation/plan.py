@@ -83,6 +83,12 @@ class SeedPlan:
     def lease_s(self) -> float:
         return self.settings.ring.lease_ms / 1000
 
+    @property
+    def backlog_s(self) -> float:
+        """How long it takes to deliver everything, one after the other."""
+        together = self.settings.delivery.in_flight_per_destination_max
+        return 2 * (2 * self.timers) * self.latency_s_max / together
+
 
 def make_plan(seed: int) -> SeedPlan:
     """The plan of a seed: always the same."""
@@ -92,6 +98,7 @@ def make_plan(seed: int) -> SeedPlan:
     machines = random.choice((3, 3, 3, 4, 5, 5, 7)) if is_ring else 1
     load_s = random.uniform(15, 45) * pace
     count = int(random.choice((60, 150, 150, 300, 300, 600, 2_000)) * random.uniform(0.5, 1.0))
+    latency_s_max = random.choice((0.005, 0.05, 0.5))
     return SeedPlan(
         seed=seed,
         is_ring=is_ring,
@@ -100,8 +107,8 @@ def make_plan(seed: int) -> SeedPlan:
         load_s=load_s,
         timers=count,
         timeout_s_max=random.choice((2.0, 5.0, 20.0)) * pace,
-        latency_s_max=random.choice((0.005, 0.05, 0.5)),
-        settings=_settings(random, pace),
+        latency_s_max=latency_s_max,
+        settings=_settings(random, pace, latency_s_max),
         limits=ReplicationLimits(
             spare_bytes=random.choice((1_024, 4_096, 32_768)),
             snapshot_keys_max=random.choice((2, 10, 500)),
@@ -111,7 +118,7 @@ def make_plan(seed: int) -> SeedPlan:
     )
 
 
-def _settings(random: Random, pace: int) -> Settings:
+def _settings(random: Random, pace: int, latency_s_max: float) -> Settings:
     return Settings(
         slots=random.choice((8, 16, 32)),
         storage=StorageSettings(reopen_timeout_ms=120_000),
@@ -127,11 +134,11 @@ def _settings(random: Random, pace: int) -> Settings:
             events="none",
         ),
         timers=TimerSettings(
-            window_ms=random.choice((200, 2_000, 10_000, 60_000)),
+            window_ms=random.choice((1_000, 5_000, 60_000)),
             scheduled_max=random.choice((100, 1_000, 100_000)),
         ),
         delivery=DeliverySettings(
-            timeout_ms=random.choice((200, 1_000, 5_000)),
+            timeout_ms=max(random.choice((200, 1_000, 5_000)), int(4_000 * latency_s_max)),
             in_flight_max=random.choice((8, 128, 1_024)),
             in_flight_per_destination_max=random.choice((4, 128)),
         ),

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 from skyring.testing.proof.checker import Allowance, Violation, check
 from skyring.testing.proof.history import History
@@ -137,9 +138,13 @@ class Simulation:
         self.nemesis.mend()
         patience_s = SETTLE_S + 5 * plan.lease_s
         self.history.note(self.loop.time(), "all is mended")
+        # What was asked of the log in the last moment of a fault has its time.
+        await asyncio.sleep(plan.settings.nats.request_timeout_ms / 1000)
         if not await self._until(self._is_settled, patience_s):
             self._fail("the ring has not settled")
             return
+        if not await self._until(self._is_up_to_date, patience_s + plan.backlog_s):
+            self._fail("what is due is not delivered")
         self.history.calm_s = self.loop.time()
         self.history.note(self.loop.time(), "all is calm")
         await asyncio.gather(
@@ -151,7 +156,7 @@ class Simulation:
         )
         await asyncio.sleep(PROBE_S_MAX + 2 * LATE_S)
         self._go_to_the_end()
-        if not await self._until(self._is_empty, patience_s):
+        if not await self._until(self._is_empty, patience_s + plan.backlog_s):
             self._fail(f"{len(self.history.pending)} timers are pending when all are due")
         await self._read_dead_letters()
         await self._stop_all(patience_s)
@@ -178,16 +183,24 @@ class Simulation:
 
     async def _is_empty(self) -> bool:
         page = await self._page("pending")
+        if page is not None:
+            self.history.pending = {str(item["id"]) for item in page}
         return page is not None and not page
 
-    async def _page(self, kind: str) -> list[str] | None:
-        """Ids of all timers, or all dead letters; None if they cannot be read now."""
+    async def _is_up_to_date(self) -> bool:
+        """Is nothing due any more?"""
+        page = await self._page("pending")
+        now_ms = self.machines[0].clock.now_ms()
+        return page is not None and all(item["next"] > now_ms for item in page)
+
+    async def _page(self, kind: str) -> list[dict[str, Any]] | None:
+        """All timers, or all dead letters; None if they cannot be read now."""
         machine = next((each for each in self.machines if each.is_ready), None)
         if machine is None or machine.node is None or machine.process is None:
             return None
         pages = machine.node.pages
         read = pages.pending if kind == "pending" else pages.dead_letters
-        found: list[str] = []
+        found: list[dict[str, Any]] = []
         cursor: str | None = None
         while True:
             task = machine.process.spawn(read(PAGE, cursor))
@@ -195,18 +208,16 @@ class Simulation:
             if not task.done() or task.cancelled() or task.exception() is not None:
                 return None
             page: Page = task.result()
-            found += [str(item["id"]) for item in page.timers]
+            found += page.timers
             cursor = page.cursor
             if cursor is None:
-                if kind == "pending":
-                    self.history.pending = set(found)
                 return found
 
     async def _read_dead_letters(self) -> None:
         found = await self._page("dead")
         if found is None:
             self._fail("the dead letters cannot be read")
-        self.history.dead = set(found or ())
+        self.history.dead = {str(item["id"]) for item in found or ()}
 
     async def _stop_all(self, patience_s: float) -> None:
         stopping = [task for task in (each.stop() for each in self.machines) if task is not None]
