@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeAlias
 
+from skyring.errors import Unavailable
 from skyring.ring.host import SlotHost
 from skyring.ring.messages import (
     ALONE,
@@ -21,6 +22,7 @@ from skyring.ring.messages import (
     decode_question,
     encode,
 )
+from skyring.ring.replays import Replays
 from skyring.ring.slots import pack_slots, unpack_slots
 
 __all__ = ["Answering", "ExecuteMany"]
@@ -66,6 +68,7 @@ class Answering:
         self._incarnation = incarnation
         self._bytes_max = bytes_max
         self._released = released
+        self._replays = Replays()
         self._late: set[asyncio.Future[Sequence[bytes | None]]] = set()
 
     async def answer(self, data: bytes) -> bytes:
@@ -73,6 +76,7 @@ class Answering:
 
         Raises:
             Garbled: it cannot be read.
+            Unavailable: it came before.
         """
         question = decode_question(data)
         if isinstance(question, OperationsQuestion):
@@ -89,6 +93,9 @@ class Answering:
         return encode(ReleaseAnswer(pack_slots(released)))
 
     async def _operations(self, question: OperationsQuestion) -> bytes:
+        asker = (question.node, question.incarnation, question.number)
+        if question.number and not self._replays.is_new(*asker):
+            raise Unavailable(f"question {question.number} of {question.node} came before")
         answers: list[bytes | int] = [LATE] * len(question.operations)
         groups = [
             (places, asyncio.ensure_future(work))

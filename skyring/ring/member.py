@@ -149,6 +149,7 @@ class RingMember:
             self._spawn,
             clock,
             settings.router,
+            lambda: self.presence.incarnation,
         )
         self._answering = Answering(
             host,
@@ -377,8 +378,6 @@ class RingMember:
         """What this node holds has changed: its own requests know at once, the others soon."""
         self.observer.holds(pack_slots(self._host.held()))
         self.presence.beat.set()
-
-    # Helpers
 
     def _spawn(self, work: Awaitable[None]) -> bool:
         """Begin a task that belongs to the ring; False if the ring does not run (any more)."""

@@ -67,6 +67,12 @@ class OperationsQuestion(msgspec.Struct, frozen=True, array_like=True, tag="oper
     """Carry these out; each is of slots that you hold."""
 
     operations: list[bytes]
+    node: str = ""
+    """Who asks."""
+    incarnation: int = 0
+    """Of that node."""
+    number: int = 0
+    """Rises by one with each question of an incarnation, from 1; 0: they are not counted."""
 
 
 Question: TypeAlias = ProbeQuestion | ReleaseQuestion | OperationsQuestion

@@ -99,6 +99,7 @@ class Router:
         spawn: begins a task that belongs to the ring.
         clock: for waits.
         limits: bounds.
+        incarnation: of this node.
     """
 
     def __init__(
@@ -111,8 +112,11 @@ class Router:
         spawn: Callable[[Awaitable[None]], bool],
         clock: Clock,
         limits: RouterLimits,
+        incarnation: Callable[[], int],
     ) -> None:
         self._me = me
+        self._incarnation = incarnation
+        self._asked = 0
         self._bus = bus
         self._table = table
         self.is_here = is_here
@@ -271,7 +275,11 @@ class Router:
         return batch
 
     async def _carry(self, node: str, peer: _Peer, batch: list[_Waiting]) -> None:
-        question = OperationsQuestion([item.operation for item in batch])
+        self._asked += 1
+        operations = [item.operation for item in batch]
+        incarnation = self._incarnation()
+        number = self._asked if incarnation else 0  # before it has joined it is not known by one
+        question = OperationsQuestion(operations, self._me, incarnation, number)
         outcome: list[bytes | int] | SkyringError = Uncertain("this node is stopping")
         task = asyncio.current_task()
         assert task is not None, "it is run as one"

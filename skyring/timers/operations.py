@@ -165,7 +165,7 @@ class TimerOperations:
         try:
             await self._service.replace(wanted.id, self._record(sent, wanted.record))
         except (NotFound, DeliveryInProgress) as error:
-            if sent.repeated:
+            if sent.repeated and self._service.went_by(wanted.id) in (None, "delivery"):
                 raise Uncertain(f"it was delivered, as it was or as updated: {error}") from error
             raise
         return Done()

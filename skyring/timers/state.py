@@ -173,8 +173,11 @@ class TimerState:
         """Read what a change is about to be based on; the commit must follow without a pause.
 
         Raises:
-            Fenced: also if the slot was lost meanwhile, and has come back.
+            Fenced: also if the slot was lost meanwhile, and has come back; or if this node may not
+                act on its claim, for then others may know better.
         """
+        if not self.may_deliver():
+            raise Fenced(f"slot {slot} is not held any more, perhaps")
         term = self.schedule.term(slot)
         value = await self.storage.get(slot, key)
         if self.schedule.term(slot) != term:
