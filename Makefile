@@ -1,7 +1,9 @@
 # make run                   serves on port 3000, timers under ./data
 # make run-with-transports   the same, with all plug-ins of transports/ loaded
 # make test                  everything that CI checks
-# make chaos                 what the ring bears, measured in full: hours, and a report in build/
+# make simulate SEEDS=10000  that many simulated rings, with faults; make test plays 200
+# make mutants               switches off each safety rule in turn: the simulator has to miss it
+# make chaos                 what real processes bear, measured in full: hours, and a report in build/
 # They do all the set-up themselves: Python 3.11 or later and make are enough.
 
 PYTHON ?= python3
@@ -11,11 +13,13 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 RUN_ARGS ?=
 TEST_ARGS ?=
 CHAOS_ARGS ?=
+SEEDS ?= 10000
+FIRST ?= 0
 
 PLUGINS      := tcp zmq nats redis amqp
 PLUGIN_FILES := $(wildcard transports/*/pyproject.toml)
 
-.PHONY: run run-with-transports install servers check test chaos format clean
+.PHONY: run run-with-transports install servers check test simulate mutants chaos format clean
 
 run: install
 	$(BIN)/skyring run $(RUN_ARGS)
@@ -52,6 +56,12 @@ check: $(VENV)/.installed-test
 
 test: servers check
 	$(BIN)/pytest -n auto --dist loadfile $(TEST_ARGS)
+
+simulate: $(VENV)/.installed-test
+	$(BIN)/python -m skyring.testing.simulation seeds --seeds $(SEEDS) --first $(FIRST) --keep-going
+
+mutants: $(VENV)/.installed-test
+	$(BIN)/python -m skyring.testing.simulation mutants
 
 chaos: $(VENV)/.installed-test
 	$(BIN)/skyring bench ring all --report build/chaos $(CHAOS_ARGS)

@@ -33,6 +33,7 @@ from skyring.timers.pages import Page, Pages, TimerPages
 from skyring.timers.record import (
     DUE_PREFIX,
     Hint,
+    Record,
     dead_key,
     decode_record,
     due_key,
@@ -669,6 +670,72 @@ async def test_what_is_removed_already_when_it_is_sent_again(ring: Ring) -> None
             await node.service.cancel(timer_id)
         except NotFound:
             assert again == node.pages.delete_dead_letter
+
+
+class Busy(Storage):
+    """Takes no writes after the first."""
+
+    def commit(self, slot: int, writes: Sequence[Write]) -> Any:
+        if self.commits_left == 0:
+            raise Unavailable("busy")
+        return super().commit(slot, writes)
+
+
+async def test_a_refusal_of_what_is_sent_again_says_nothing_of_the_first_time(ring: Ring) -> None:
+    node, timer_id = ring.entry("one"), name_in(1)
+    holder = ring.of(timer_id)
+    holder.state.storage.__class__ = Busy
+    await node.service.create(request(), timer_id)
+    holder.storage.commits_left = 0
+    with pytest.raises(Unavailable) as once:
+        await node.service.update(timer_id, request(2_000))
+    assert not isinstance(once.value, Uncertain)
+    holder.storage.commits_left = 1
+    ring.lost_answers = iter([True])
+    with pytest.raises(Uncertain):
+        await node.service.update(timer_id, request(2_000))
+    bulk = [entry(name_in(1, "other"))]
+    holder.storage.commits_left = 0
+    ring.lost_answers = iter([True])
+    assert [type(each) for each in await node.service.create_many(bulk)] == [Uncertain]
+
+
+async def test_an_update_that_is_sent_again_when_its_timer_was_delivered(ring: Ring) -> None:
+    node, timer_id = ring.entry("one"), name_in(1)
+    await node.service.create(request(), timer_id)
+    ring.lost_answers = iter([True])
+    holder = ring.of(timer_id)
+    replace = holder.service.replace
+
+    async def replace_and_deliver(timer_id: str, record: Record) -> None:
+        await replace(timer_id, record)
+        value = await holder.storage.get(1, timer_key(timer_id))
+        assert value is not None
+        await holder.storage.commit(1, writes_delete(timer_id, decode_record(value)))
+
+    holder.service.replace = replace_and_deliver  # type: ignore[method-assign]
+    with pytest.raises(Uncertain):
+        await node.service.update(timer_id, request(2_000))
+
+
+async def test_a_create_that_is_sent_again_when_its_timer_is_dead_or_updated(ring: Ring) -> None:
+    node = ring.entry("one")
+    for change in ("bury", "update"):
+        timer_id = name_in(1, change)
+        on_send = 0
+
+        async def then(sent: int, timer_id: str = timer_id, change: str = change) -> None:
+            nonlocal on_send
+            on_send += 1
+            if on_send == 2 and change == "bury":
+                await ring.of(timer_id).bury(timer_id)
+            elif on_send == 2:
+                await ring.of(timer_id).service.update(timer_id, request(9_000))
+
+        ring.on_send = then
+        ring.lost_answers = iter([True])
+        assert await node.service.create(request(), timer_id) == (timer_id, True)
+        ring.on_send = None
 
 
 async def test_a_bulk_create_that_is_sent_again(ring: Ring) -> None:

@@ -362,3 +362,22 @@ async def test_a_node_that_cannot_read_who_is_there_does_not_join() -> None:
         assert "temporarily" in str(node.node.not_ready())
         may_read = True
         await ring.settled()
+
+
+async def test_a_node_whose_lease_has_lapsed_denies_no_timer() -> None:
+    """It can still be read while it has no connection, but others may have more by now."""
+    async with ring_of("a", "b") as ring:
+        a, b = ring.nodes.values()
+        timer_id = ring.id_in(a.held)
+        before = a.held
+        a.cut()
+        await ring.until(lambda: before <= b.held)
+        await b.timers.create(id=timer_id, timeout=3_600_000, callback=to("x"))
+        for change in (
+            a.timers.cancel(timer_id),
+            a.timers.update(timer_id, timeout=1, callback=to("x")),
+            a.timers.create(id=timer_id, timeout=1, callback=to("y")),
+        ):
+            with pytest.raises(Unavailable):
+                await change
+        await b.timers.cancel(timer_id)
