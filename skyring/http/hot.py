@@ -152,7 +152,10 @@ class HotRoutes:
 
     def _split_lines(self, body: bytes) -> list[bytes | msgspec.Raw]:
         # One more than allowed is enough to know that there are too many.
-        lines = body.split(b"\n", self._settings.bulk_entries_max + 1)
+        entries_max = self._settings.bulk_entries_max
+        lines = body.split(b"\n", entries_max + 1)
+        if len(lines) == entries_max + 2 and lines[-1].strip():  # it was not taken apart
+            raise TooLarge(f"one request may have {entries_max} lines, blank ones among them")
         return [line for line in lines if line.strip()]
 
 

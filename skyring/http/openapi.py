@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from skyring.http.routes import PROBLEM
-from skyring.timers.request import TIMEOUT_MS_MAX, BulkEntry, TimerRequest
+from skyring.timers.request import AT_MS_MAX, TIMEOUT_MS_MAX, BulkEntry, TimerRequest
 
 __all__ = ["openapi_document"]
 
@@ -37,6 +37,11 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
     )
     for name in ("TimerRequest", "BulkEntry"):
         _refine(schemas[name])
+    schemas["BulkEntry"]["properties"]["id"] = ID_PARAMETER["schema"]
+    own = [schemas["Callback"]["properties"]["timeout_ms"]]
+    own += schemas["RetrySpec"]["properties"].values()
+    for number in own:
+        number["anyOf"][0]["minimum"] = 1
     known = document.setdefault("components", {}).setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):
         known.pop(name, None)
@@ -46,6 +51,9 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
         for operation in path.values():
             # FastAPI's own answer to a wrong parameter, which is a 400 here.
             operation["responses"].pop("422", None)
+            for parameter in operation.get("parameters", []):
+                if parameter["name"] == "timer_id":
+                    parameter["schema"] = ID_PARAMETER["schema"]
     paths.setdefault("/timer", {})["post"] = _create(request)
     paths.setdefault("/timers", {})["post"] = _create_many(entry)
     paths.setdefault("/timer/{timer_id}", {})["put"] = _update(request)
@@ -63,7 +71,10 @@ def _refine(schema: dict[str, Any]) -> None:
         "description": "milliseconds from now; either this or `at`",
     }
     properties["at"] = {
-        "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "format": "date-time"}],
+        "anyOf": [
+            {"type": "integer", "minimum": 0, "maximum": AT_MS_MAX},
+            {"type": "string", "format": "date-time"},
+        ],
         "description": "epoch milliseconds or RFC 3339; the past means at once",
     }
     properties["data"] = {
@@ -108,13 +119,25 @@ def _create(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _create_many(entry: dict[str, Any]) -> dict[str, Any]:
-    results = {"type": "array", "items": {"type": "object"}}
+    result = {
+        "type": "object",
+        "required": ["status"],
+        "properties": {
+            "id": {"type": "string"},
+            "status": {"type": "integer"},
+            "code": {"type": "string"},
+            "reason": {"type": "string"},
+            "field": {"type": "string"},
+            "retry_after": {"type": "integer"},
+        },
+    }
+    results = {"type": "array", "items": result}
     return {
         "tags": ["timers"],
         "summary": "Create many timers",
         "operationId": "create_timers",
         "requestBody": {
-            "required": True,
+            "required": False,  # nothing is NDJSON without a line
             "content": {
                 "application/json": {"schema": {"type": "array", "items": entry}},
                 "application/x-ndjson": {"schema": {"type": "string"}},

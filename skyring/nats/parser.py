@@ -119,9 +119,11 @@ class Parser:
         end = start + int(fields[-1])
         middle = start + (int(fields[-2]) if has_head else 0)
         reply = fields[3] if len(fields) == (6 if has_head else 5) else b""
-        await self._sink._process_msg(
-            int(fields[2]), fields[1], reply, data[middle:end], data[start:middle]
-        )
+        try:
+            sid = int(fields[2])
+        except ValueError:
+            raise ProtocolError("nats: malformed message") from None
+        await self._sink._process_msg(sid, fields[1], reply, data[middle:end], data[start:middle])
         return end + 2
 
     async def _control(self, operation: bytes, line: bytes) -> None:
@@ -134,8 +136,10 @@ class Parser:
         elif operation == b"INFO":
             try:
                 info = json.loads(line[len(b"INFO") :])
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise ProtocolError("nats: malformed INFO") from None
+            if not isinstance(info, dict):
+                raise ProtocolError("nats: malformed INFO")
             await self._sink._process_info(info)
         elif operation != b"+OK":
             raise ProtocolError("nats: unknown protocol")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Mapping
 
 from skyring.errors import StorageError
 from skyring.storage.base import Storage, Write
@@ -45,11 +45,19 @@ class CatchUp:
         log = self._log.identity
         replicas = {slot: await read_replica(self._state, slot, log) for slot in slots}
         missing = list(replicas)
+        gaps: dict[int, int] = {}
         while missing:
-            missing = await self._read_on(missing, replicas)
-            for slot in missing:  # entries are gone: begin again, from nothing
+            broken = await self._read_on(missing, replicas)
+            for slot, sequence in broken.items():  # entries are gone: begin again, from nothing
+                if gaps.get(slot) == sequence:  # not for a purge: from nothing that is no gap
+                    raise StorageError(
+                        f"the log of slot {slot} has lost what stood before message {sequence};"
+                        " restore the data of NATS"
+                    )
+                gaps[slot] = sequence
                 await self._wipe(slot)
                 replicas[slot] = Replica(log=log)
+            missing = list(broken)
         return replicas
 
     def apply(
@@ -60,11 +68,32 @@ class CatchUp:
         mark: Write = (APPLIED_KEY, write_replica(after))
         return after, self._state.commit(message.slot, [*entry.writes, mark])
 
-    async def _read_on(self, slots: list[int], replicas: dict[int, Replica]) -> list[int]:
-        """Apply what the logs have; which slots cannot go on from where they are?"""
+    async def _read_on(self, slots: list[int], replicas: dict[int, Replica]) -> dict[int, int]:
+        """Apply what the logs have; which slots cannot go on, and at which message?"""
         after = {slot: replicas[slot].sequence for slot in slots}
-        broken: list[int] = []
+        broken: dict[int, int] = {}
         commits: list[Awaitable[None]] = []
+        try:
+            await self._apply_all(after, replicas, broken, commits)
+        finally:
+            # Also when the log or the state store fails: nobody else asks what became of them.
+            outcomes = await asyncio.gather(*commits, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        for slot in slots:
+            if slot not in broken and replicas[slot].sequence == after[slot]:
+                await self._check_end(slot, after[slot])
+        return broken
+
+    async def _apply_all(
+        self,
+        after: Mapping[int, int],
+        replicas: dict[int, Replica],
+        broken: dict[int, int],
+        commits: list[Awaitable[None]],
+    ) -> None:
+        """Hand what the logs have to the state store."""
         count = 0
         async for message in self._log.read(after):
             count += 1
@@ -82,18 +111,13 @@ class CatchUp:
                 commits.append(commit)
                 continue
             if replica.sequence and entry.previous != replica.sequence:
-                broken.append(slot)
+                broken[slot] = message.sequence
                 continue
             replicas[slot], commit = self.apply(replica, entry, message)
             commits.append(commit)
             if len(commits) >= COMMITS_MAX:
                 await asyncio.gather(*commits)
                 commits.clear()
-        await asyncio.gather(*commits)
-        for slot in slots:
-            if slot not in broken and replicas[slot].sequence == after[slot]:
-                await self._check_end(slot, after[slot])
-        return broken
 
     def _pass_over(self, replica: Replica, message: Message) -> tuple[Replica, Awaitable[None]]:
         """A stranger has written to the log: all nodes take no notice in the same way."""

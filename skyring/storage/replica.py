@@ -132,7 +132,7 @@ async def read_replica(state: Storage, slot: int, log: str) -> Replica:
         return Replica(log=log)
     try:
         replica = _decoder.decode(value)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecordUnreadable(f"the state of slot {slot} cannot be read: {error}") from error
     if replica.version != REPLICA_VERSION:
         raise RecordUnreadable(f"the state of slot {slot} has version {replica.version}")

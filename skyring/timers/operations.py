@@ -153,6 +153,10 @@ class TimerOperations:
             done, removing = {"delete"}, self._pages.delete_dead_letter(wanted.id)
         try:
             await removing
+        except DeliveryInProgress as error:
+            if sent.repeated:  # of one who does not know yet that it is removed, perhaps
+                raise Uncertain(f"it is done, or it is too late: {error}") from error
+            raise
         except NotFound as error:
             went_by = self._service.went_by(wanted.id) if sent.repeated else "nothing"
             if went_by is None:

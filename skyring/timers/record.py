@@ -144,7 +144,7 @@ def view(timer_id: str, value: bytes, state: str) -> dict[str, Any]:
     """A stored record as the API shows it, also if only its id can be told."""
     try:
         return decode_record(value).view(timer_id, state)
-    except RecordUnreadable as error:
+    except (RecordUnreadable, UnicodeDecodeError) as error:
         return {"id": timer_id, "state": "unreadable", "last_error": str(error)}
 
 

@@ -274,7 +274,13 @@ def decode_new_record(value: bytes) -> Record:
         raise BadMessage("a record has a time that cannot be")
     if record.timeout_ms is not None and not 1 <= record.timeout_ms <= TIMEOUT_MS_MAX:
         raise BadMessage("a record has a time-out that cannot be")
-    if record.attempts < 0 or len(record.destination) > DESTINATION_CHARS_MAX:
+    own = record.callback.retry
+    limits = [record.callback.timeout_ms]
+    if own is not None:
+        limits += [own.attempts, own.backoff_ms, own.max_ms]
+    if not all(limit is None or 1 <= limit <= AT_MS_MAX for limit in limits):
+        raise BadMessage("a callback has a limit that cannot be")
+    if record.attempts != 0 or len(record.destination) > DESTINATION_CHARS_MAX:
         raise BadMessage("a record has a value that cannot be")
     return record
 

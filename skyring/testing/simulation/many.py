@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from skyring.testing.simulation.run import Played, run_seed
 __all__ = ["Told", "play_many"]
 
 SEEDS_PER_CALL = 5
+CALLS_PER_PROCESS = 20
 
 
 class Told(NamedTuple):
@@ -59,15 +60,10 @@ def play_many(first: int, count: int, jobs: int, mutant: str = "") -> Iterator[T
     """
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
+    play = partial(_play, mutant=mutant)
+    starts = range(first, first + count, SEEDS_PER_CALL)
+    batches = [range(start, min(start + SEEDS_PER_CALL, first + count)) for start in starts]
     # Each process is replaced now and then: what is left of killed nodes adds up.
-    with ProcessPoolExecutor(jobs, context, max_tasks_per_child=20) as pool:
-        starts = range(first, first + count, SEEDS_PER_CALL)
-        batches = [
-            pool.submit(_play, range(start, min(start + SEEDS_PER_CALL, first + count)), mutant)
-            for start in starts
-        ]
-        try:
-            for batch in batches:
-                yield from batch.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    with context.Pool(jobs, maxtasksperchild=CALLS_PER_PROCESS) as pool:
+        for told in pool.imap(play, batches):
+            yield from told

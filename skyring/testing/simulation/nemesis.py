@@ -147,11 +147,16 @@ class Nemesis:
         self._after(planned.duration_s * self._random.uniform(0.5, 1.0), machine.start)
 
     def begin_stop(self, planned: Planned, machine: Machine) -> None:
-        """A farewell, and a new start later. It explains no duplicate."""
+        """A farewell, and a new start later.
+
+        It explains no duplicate, unless deliveries take longer than a node waits for them.
+        """
         stopping = machine.stop()
         if stopping is None:
             return
         self._history.note(self._loop.time(), f"{machine.name} is stopped")
+        if 2 * self._receivers.latency_s_max > machine.settings.shutdown.drain_ms / 1000:
+            self._fault("hasty stop", machine, planned.duration_s)
         stopping.add_done_callback(
             lambda _: self._loop.later(planned.duration_s, machine.start),
             context=self._loop.nowhere,
