@@ -63,8 +63,8 @@ simulate: $(VENV)/.installed-test
 mutants: $(VENV)/.installed-test
 	$(BIN)/python -m skyring.testing.simulation mutants
 
-chaos: $(VENV)/.installed-test
-	$(BIN)/skyring bench ring all --report build/chaos $(CHAOS_ARGS)
+chaos: servers $(VENV)/.installed-test
+	$(BIN)/skyring bench chaos --report build/chaos $(CHAOS_ARGS)
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff format .

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from skyring.bench.chaos_cli import chaos
 from skyring.bench.ring_cli import app as ring_app
 from skyring.bench.running import Json, MaxSeconds, Seed, run_benchmark, show_progress
 
@@ -22,6 +23,7 @@ app = typer.Typer(
     " started for the purpose and removed afterwards.",
 )
 app.add_typer(ring_app, name="ring")
+app.command()(chaos)
 
 Url = Annotated[
     str | None,

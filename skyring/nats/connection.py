@@ -198,6 +198,9 @@ class Connection(Client):
             self._unproven = []
             self._unwritten.append(PING_PROTO)
         transport = self._writer.transport
+        if transport.is_closing():  # uvloop raises on a write; the reading task hears of it later
+            self.lose("the server closed the connection")
+            return
         if self._unwritten:
             transport.write(b"".join(self._unwritten))
             self._unwritten.clear()

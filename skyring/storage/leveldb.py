@@ -22,6 +22,7 @@ from skyring.storage.base import Storage, Write
 from skyring.storage.leveldb_files import (
     GROUP_KEY,
     QUARANTINE_PREFIX,
+    UNREADABLE,
     LevelDBFiles,
     plain,
     quarantined_slots,
@@ -199,6 +200,7 @@ class LevelDBStorage(Storage):
             self._recovery = asyncio.create_task(self._recover(error), name="recovery")
             return
         self._group_number += 1
+        self._files.acknowledged(self._group_number)
         self._pending_bytes -= group.bytes
         if self._groups:
             self._write()
@@ -350,8 +352,11 @@ class LevelDBStorage(Storage):
                 await run(lambda: self._files.verify(db, acknowledged))
             self._group_number = await run(lambda: self._read_group_number(db))
             self.damage.slots.update(await run(lambda: quarantined_slots(db)))
-        except BaseException:
+        except BaseException as error:
             await run(db.close)
+            self._files.close()
+            if isinstance(error, plyvel.Error):  # such as that of a table that is cut off
+                raise StorageError(f"{self._files.path} {UNREADABLE}: {plain(error)}") from error
             raise
         self._db = db
 
@@ -371,6 +376,7 @@ class LevelDBStorage(Storage):
             await self._changed.wait()
         if db is not None:
             await self._reader.run(db.close)
+            self._files.close()
 
     def _prefix(self, slot: int) -> bytes:
         try:

@@ -19,11 +19,13 @@ from typing import Any, Literal, NamedTuple
 import plyvel
 
 from skyring.errors import StorageError, StorageLocked
+from skyring.storage.leveldb_mark import Mark
 from skyring.storage.seal import SealBroken, seal, unseal
 
 __all__ = [
     "GROUP_KEY",
     "QUARANTINE_PREFIX",
+    "UNREADABLE",
     "LevelDBFiles",
     "Scan",
     "plain",
@@ -47,6 +49,10 @@ QUARANTINE_PREFIX = b"q/"
 """Damaged records are kept as they were found under this prefix and their old key."""
 
 
+UNREADABLE = "is damaged, or its disk fails; restore it from a backup"
+"""What is said of a table that is cut off, for one."""
+
+
 def slot_prefix(slot: int) -> bytes:
     """What the keys of a slot begin with: ``s`` and two bytes, big-endian."""
     return b"s" + slot.to_bytes(2, "big")
@@ -62,6 +68,8 @@ class LevelDBFiles:
     write_buffer_bytes: int
     open_files_max: int
     compression: Literal["snappy"] | None = None
+    mark: Mark | None = None
+    """Tells whether writes are missing; None where they can be had again."""
 
     def open(self) -> tuple[Any, bool]:
         """The open database, and whether damage was found on the way.
@@ -75,18 +83,50 @@ class LevelDBFiles:
         except OSError as error:
             raise StorageError(f"cannot create {self.path}: {error.strerror}") from error
         try:
+            wrong = None if self.mark is None else self.mark.read()
+            if wrong is not None:
+                raise plyvel.CorruptionError(wrong)
             db, damaged = self._open_strictly(), False
         except plyvel.CorruptionError as error:
             db, damaged = self._open_damaged(error), True
         try:
             self._check_format(db)
-        except plyvel.Error as error:
+            damaged = self._check_mark(db) or damaged
+        except (OSError, plyvel.Error) as error:
             db.close()  # or the lock stays taken
-            raise StorageError(f"cannot use {self.path}: {plain(error)}") from error
+            raise StorageError(f"{self.path} {UNREADABLE}: {plain(error)}") from error
         except BaseException:
             db.close()
             raise
         return db, damaged
+
+    def acknowledged(self, group: int) -> None:
+        """A group of writes is on the disk. Takes some microseconds."""
+        if self.mark is not None:
+            self.mark.write(group)
+
+    def close(self) -> None:
+        """Nothing is acknowledged any more. May be called at any time."""
+        if self.mark is not None:
+            self.mark.close()
+
+    def _check_mark(self, db: Any) -> bool:
+        """Does the database end before what was acknowledged? From now on it is noted."""
+        if self.mark is None:
+            return False
+        try:
+            found = read_number(db, GROUP_KEY)
+        except StorageError:
+            found = self.mark.group  # that it is damaged is told elsewhere
+        is_short = found < self.mark.group
+        if is_short:
+            logger.error(
+                "%s is damaged: it ends at group %d, but group %d was acknowledged. What came"
+                " between is lost: timers, updates, cancellations, and what was delivered",
+                *(self.path, found, self.mark.group),
+            )
+        self.mark.open()
+        return is_short
 
     def verify(self, db: Any, group: int) -> None:
         """After a failed write: is every acknowledged group there, and does writing work again?
@@ -201,14 +241,21 @@ def read_record(db: Any, key: bytes) -> bytes | None:
     """The value of a key, or None; whatever LevelDB's own block checksum says.
 
     A block whose checksum fails may well hold this record undamaged, so our own checksum decides.
+    A record that is not found there was there, for all that can be told: its key is damaged.
 
     Raises:
         SealBroken: the record is damaged.
     """
     try:
-        sealed = db.get(key)
-    except plyvel.CorruptionError as error:
-        raise SealBroken(plain(error)) from error
+        sealed = db.get(key, verify_checksums=True)
+    except plyvel.CorruptionError as damaged:
+        logger.error("what stands near %r is damaged: %s", key, plain(damaged))
+        try:
+            sealed = db.get(key)
+        except plyvel.CorruptionError as error:
+            raise SealBroken(plain(error)) from error
+        if sealed is None:
+            raise SealBroken("not found in a damaged block") from damaged
     return None if sealed is None else unseal(key, sealed)
 
 
@@ -225,22 +272,28 @@ class Scan(NamedTuple):
 def scan_records(db: Any, start: bytes, stop: bytes, limit: int) -> Scan:
     """Up to ``limit`` sound pairs in ``[start, stop)``, and what is damaged between.
 
-    A block of the files that cannot be read ends an iterator. What lies behind it is then read
-    from the other end.
+    LevelDB's own checksums cover the keys as well: when one fails, all that can be read is read
+    nevertheless, and our own checksums decide. A block that cannot be read at all ends an iterator;
+    what lies behind it is then read from the other end.
     """
     pairs: list[tuple[bytes, bytes]] = []
     broken: list[tuple[bytes, bytes]] = []
     try:
-        _collect(db.iterator(start=start, stop=stop), limit, pairs, broken)
+        _collect(db.iterator(start=start, stop=stop, verify_checksums=True), limit, pairs, broken)
     except plyvel.CorruptionError as error:
         logger.error("records between %r and %r cannot be read: %s", start, stop, plain(error))
     else:
         return Scan(pairs, broken, has_gap=False)
-    behind: list[tuple[bytes, bytes]] = []
-    after = pairs[-1][0] + b"\0" if pairs else start
-    with suppress(plyvel.CorruptionError):
-        _collect(db.iterator(start=after, stop=stop, reverse=True), None, behind, broken)
-    return Scan((pairs + behind[::-1])[:limit], broken, has_gap=True)
+    pairs, broken = [], []
+    try:
+        _collect(db.iterator(start=start, stop=stop), limit, pairs, broken)
+    except plyvel.CorruptionError:
+        behind: list[tuple[bytes, bytes]] = []
+        after = pairs[-1][0] + b"\0" if pairs else start
+        with suppress(plyvel.CorruptionError):
+            _collect(db.iterator(start=after, stop=stop, reverse=True), None, behind, broken)
+        pairs = (pairs + behind[::-1])[:limit]
+    return Scan(pairs, broken, has_gap=True)
 
 
 def _collect(

@@ -16,6 +16,7 @@ def make_storage(settings: StorageSettings, slots: int) -> Storage:
     # Whoever keeps timers in memory need not load LevelDB.
     from skyring.storage.leveldb import LevelDBStorage
     from skyring.storage.leveldb_files import LevelDBFiles
+    from skyring.storage.leveldb_mark import Mark
 
     files = LevelDBFiles(
         path=settings.path,
@@ -24,6 +25,8 @@ def make_storage(settings: StorageSettings, slots: int) -> Storage:
         write_buffer_bytes=settings.write_buffer_bytes,
         open_files_max=settings.open_files_max,
         compression=None if settings.compression == "none" else settings.compression,
+        # With a log behind it, what is missing is read again (and sync is "never").
+        mark=Mark(settings.path) if settings.sync == "always" else None,
     )
     return LevelDBStorage(
         files,

@@ -200,7 +200,10 @@ class Delivery:
             # It stays where it is, for the program that wrote it.
             logger.error("timer %s cannot be delivered: %s", hint.id, error)
             return None
-        return record if record.next_ms == hint.due_ms else None
+        if record.next_ms == hint.due_ms:
+            return record
+        await self._tidy(hint, term)  # often there is nothing: the timer was updated
+        return None
 
     async def _push_back(self, hint: Hint) -> None:
         """It cannot be delivered now; unless its slot is dropped, it is tried again after a pause.
@@ -213,13 +216,15 @@ class Delivery:
         self._state.wake.set()
 
     async def _tidy(self, hint: Hint, term: int) -> None:
-        """Remove a key of the due index that has outlived its record, which was damaged."""
+        """Remove a key of the due index that has no record, or that of another time: damage."""
         key = due_key(hint.due_ms, hint.id)
         try:
             left_over = await self._storage.get(hint.slot, key) is not None
         except (Unavailable, Fenced):
             return
         if left_over:
+            logger.error("timer %s was due, and its record is damaged or lost", hint.id)
+            self._storage.damage.slots.add(hint.slot)  # its due index is written anew
             await self._commit(hint.slot, term, [(key, None)])
 
     async def _attempt(self, timer_id: str, record: Record, started_ms: int) -> Outcome:

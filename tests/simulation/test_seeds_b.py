@@ -1,4 +1,4 @@
-"""The second half of the seeds of ``make test``; each half is a file, so that they run side by side."""
+"""The second half of the seeds of ``make test``: two files, so that they run side by side."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ class _Database:
         if not self.is_open:
             raise plyvel.IOError(b"IO error: the database is closed")
 
-    def get(self, key: bytes) -> bytes | None:
+    def get(self, key: bytes, verify_checksums: bool = False) -> bytes | None:
         self.check()
         return self.disk.values.get(key)
 
@@ -165,6 +165,7 @@ class _Database:
         reverse: bool = False,
         prefix: bytes | None = None,
         include_value: bool = True,
+        verify_checksums: bool = False,
     ) -> _Iterator:
         self.check()
         if prefix is not None:

@@ -1,0 +1,220 @@
+"""LevelDB files that are truncated or have a bit turned over while their node is not running.
+
+A node that stands alone takes timers and is killed. What it leaves is copied for each round, one
+place of one file is damaged, and a node is started on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
+
+from skyring.bench.chaos.load import Load, LoadShape
+from skyring.bench.chaos.receiver import ChaosReceiver
+from skyring.bench.chaos.sandbox import Network
+from skyring.bench.chaos.scenarios import Outcome
+from skyring.bench.chaos.world import World
+from skyring.bench.client import Connection
+from skyring.bench.errors import BenchError
+from skyring.testing.proof.checker import Allowance, Violation, check
+from skyring.testing.proof.history import Delivery, Fault, History
+
+__all__ = ["Blow", "How", "blows", "run_damage", "strike"]
+
+ARGUMENTS = ("--storage:write-buffer-bytes", "65536")
+"""Small, so that there are table files and not just a log."""
+SHAPE = LoadShape(rate_per_s=150.0, timeouts_ms=(300, 4_000))
+QUIET_S = 1.0
+ROUND_S_MAX = 15.0
+POLL_S = 0.1
+FILES = {"log": "*.log", "table": "*.ldb", "manifest": "MANIFEST-*"}
+REPORTED = re.compile(
+    r" (ERROR|CRITICAL) .*(damaged|lost|cannot be read)|skyring: .*(damaged|cannot use)"
+)
+"""A line of the log that says that timers may be lost."""
+NOBODY = "nobody has asked"
+"""How the checker begins to speak of a payload that no client has given."""
+
+
+How: TypeAlias = Literal["flip", "truncate"]
+
+
+class Blow(NamedTuple):
+    """One place of one kind of file."""
+
+    kind: str
+    how: How
+    which: float
+    """Of the files of this kind, as a share of their number."""
+    where: float
+    """In it, as a share of its length."""
+    bit: int
+
+
+def blows(count: int, seed: int) -> list[Blow]:
+    """The blows of a run: all kinds in turn, the places by chance."""
+    chance = random.Random(f"{seed} damage")
+    hows: tuple[How, ...] = ("flip", "truncate")
+    pairs = [(kind, how) for how in hows for kind in FILES]
+    return [
+        Blow(*pairs[number % len(pairs)], chance.random(), chance.random(), chance.randrange(8))
+        for number in range(count)
+    ]
+
+
+def strike(directory: Path, blow: Blow) -> str:
+    """Damage a file in place; what was done, in words.
+
+    Raises:
+        BenchError: there is no such file.
+    """
+    files = [file for file in sorted(directory.glob(FILES[blow.kind])) if file.stat().st_size]
+    if not files:
+        raise BenchError(f"there is no {FILES[blow.kind]} in {directory}")
+    file = files[int(blow.which * len(files))]
+    content = bytearray(file.read_bytes())
+    at = int(blow.where * len(content))
+    if blow.how == "truncate":
+        del content[at:]
+    else:
+        content[at] ^= 1 << blow.bit
+    file.write_bytes(content)
+    return f"{blow.how} {file.name} at {at}"
+
+
+class _Round(NamedTuple):
+    what: str
+    verdict: str
+    violations: list[Violation]
+
+
+async def run_damage(
+    directory: Path,
+    network: Network,
+    chosen: Sequence[Blow],
+    seed: int,
+    load_s: float,
+    progress: Callable[[str], None],
+) -> Outcome:
+    """Damage files, one place in each round, and look what is delivered and what is reported.
+
+    Raises:
+        BenchError: the undamaged node does not start.
+    """
+    history = History()
+    verdicts: Counter[str] = Counter()
+    violations: list[Violation] = []
+    notes: list[str] = []
+    async with ChaosReceiver(directory, network.home, is_kind=True) as receiver:
+        sound = await _make(directory / "sound", network, receiver, history, seed, load_s)
+        history.deliveries = receiver.deliveries(network.names())
+        await asyncio.sleep(SHAPE.timeouts_ms[1] / 1000)  # then all of it is due, in each round
+        for number, blow in enumerate(chosen):
+            place = directory / f"round-{number}"
+            shutil.copytree(sound, place / "n1" / "data")
+            found = await _round(place, network, receiver, history, blow)
+            verdicts[f"{blow.kind}, {blow.how}: {found.verdict}"] += 1
+            violations += found.violations
+            told = f"{number}: {found.what}: {found.verdict}"
+            notes.append(told)
+            progress(f"  {told}")
+            if not found.violations:
+                shutil.rmtree(place)
+    what = "a node that stands alone is killed, and its files are damaged"
+    outcome = Outcome("damage", what, history, violations, {"damaged": len(chosen)})
+    outcome.rounds, outcome.notes = dict(sorted(verdicts.items())), notes
+    return outcome
+
+
+async def _make(
+    directory: Path,
+    network: Network,
+    receiver: ChaosReceiver,
+    history: History,
+    seed: int,
+    load_s: float,
+) -> Path:
+    """What a killed node leaves."""
+    async with World(directory, network, nodes=1, servers=0, arguments=ARGUMENTS) as world:
+        servers = {name: node.server for name, node in world.nodes.items()}
+        load = Load(servers, receiver.uri, history, SHAPE, f"damage-{seed}", seed)
+        async with load:
+            await asyncio.sleep(load_s)
+            await load.stop()
+        history.faults.append(Fault("kill -9", time.monotonic(), float("inf")))
+        await world.kill("n1")
+    return world.nodes["n1"].server.storage_path
+
+
+async def _round(
+    place: Path, network: Network, receiver: ChaosReceiver, sound: History, blow: Blow
+) -> _Round:
+    what = strike(place / "n1" / "data", blow)
+    seen = len(receiver.lines())
+    history = History(operations=sound.operations, faults=sound.faults)
+    world = World(place, network, nodes=1, servers=0, arguments=ARGUMENTS)
+    try:
+        async with world:
+            await _until_quiet(world, receiver)
+            has_ended = world.has_ended("n1")
+    except BenchError:
+        has_ended = True
+    node = world.nodes["n1"]
+    came = receiver.deliveries(network.names())[seen:]
+    history.deliveries = sound.deliveries + came
+    is_reported = any(map(REPORTED.search, node.server.log.splitlines()))
+    defects = [line for line in node.defects() if not REPORTED.search(line)]
+    if has_ended and not is_reported:
+        defects.append(f"n1 has ended, and its last words are {node.server.log[-300:]!r}")
+    history.failures = [(0.0, line) for line in defects]
+    return _judge(what, history, came, has_ended, is_reported)
+
+
+def _judge(
+    what: str, history: History, came: list[Delivery], has_ended: bool, is_reported: bool
+) -> _Round:
+    """A loss that is reported is no violation; a payload that nobody has given always is one."""
+    found = check(history, Allowance(begun_s=1.05))
+    wrong = [each for each in found if each.rule in ("failure", "early") or NOBODY in each.text]
+    lost = sum(each.rule == "lost" for each in found)
+    old = len({each.timer for each in found if each.rule != "lost" and each not in wrong})
+    if wrong:
+        verdict = "WRONG"
+    elif has_ended:
+        verdict = "the node refuses, and says why"
+    elif not found:
+        verdict = "nothing lost, reported" if is_reported else "nothing lost"
+    elif is_reported:
+        verdict = "lost, reported"
+    else:
+        verdict, wrong = "LOST IN SILENCE", found
+    if lost or old:
+        what = f"{what} ({len(came)} delivered, {lost} lost, {old} as they were before)"
+    named = [each._replace(text=f"{what}: {each.text}") for each in wrong]
+    return _Round(what, verdict, named)
+
+
+async def _until_quiet(world: World, receiver: ChaosReceiver) -> None:
+    """Until nothing is pending and nothing has come for a while."""
+    server = world.nodes["n1"].server
+    began_s = quiet_s = time.monotonic()
+    count = len(receiver.lines())
+    async with Connection(server.host, server.port) as connection:
+        while time.monotonic() - began_s < ROUND_S_MAX:
+            await asyncio.sleep(POLL_S)
+            if len(receiver.lines()) != count:
+                count, quiet_s = len(receiver.lines()), time.monotonic()
+            elif time.monotonic() - quiet_s > QUIET_S:
+                try:
+                    _, body = await connection.request("GET", "/timers?limit=1")
+                except BenchError:
+                    return  # it has ended
+                if b'"timers":[]' in body.replace(b" ", b""):
+                    return

@@ -1,0 +1,179 @@
+"""The pure parts of the chaos suite: what answers mean, what is damaged, what is reported."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from skyring.bench.chaos.damage import Blow, _judge, blows, strike
+from skyring.bench.chaos.faults import FAULTS
+from skyring.bench.chaos.load import answer_of
+from skyring.bench.chaos.receiver import _status, read_delivery
+from skyring.bench.chaos.report import figures, finding, require_matplotlib, series, write
+from skyring.bench.chaos.scenarios import SCENARIOS, Limits, Outcome
+from skyring.bench.errors import BenchError
+from skyring.testing.proof.checker import Violation, check
+from skyring.testing.proof.history import Delivery, Fault, History, Operation
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "meaning"),
+    [
+        (201, "", "done"),
+        (200, "", "done"),
+        (202, "", "done"),
+        (404, "not-found", "missing"),
+        (409, "delivering", "busy"),
+        (409, "conflict", "conflict"),
+        (503, "unavailable", "refused"),
+        (503, "fenced", "refused"),
+        (503, "uncertain", "unknown"),
+        (500, "internal", "unknown"),
+        (0, "", "unknown"),
+        (-1, "", "refused"),
+    ],
+)
+def test_what_an_answer_means(status: int, code: str, meaning: str) -> None:
+    assert answer_of(status, code) == meaning
+
+
+def test_a_delivery_began_in_the_second_that_its_node_names() -> None:
+    line = {
+        "id": "a",
+        "due": "90000",
+        "attempt": "1",
+        "stamp": "95",
+        "at_s": 1_010.5,
+        "clock_ms": 100_500,
+        "peer": "10.0.0.1",
+        "status": 200,
+        "body": "x",
+    }
+    found = read_delivery(json.dumps(line), {"10.0.0.1": "n1"})
+    assert found == Delivery("a", "x", 1_006.0, 100_500, 90_000, "n1", taken=True, told=True)
+    line |= {"stamp": "100", "status": 0, "peer": "10.0.0.2"}
+    found = read_delivery(json.dumps(line), {})
+    assert (found.began_s, found.node, found.taken, found.told) == (
+        1_010.5,
+        "10.0.0.2",
+        True,
+        False,
+    )
+    assert not read_delivery(json.dumps(line | {"status": 503}), {}).taken
+
+
+def test_the_receiver_refuses_few() -> None:
+    given = [_status(f"timer-{number} 1") for number in range(10_000)]
+    assert 9_500 < given.count(200) < 9_950
+    assert given.count(503) > 30
+    assert given.count(0) > 10
+
+
+def test_blows_are_the_same_for_a_seed_and_of_all_kinds() -> None:
+    chosen = blows(12, seed=7)
+    assert chosen == blows(12, seed=7)
+    assert chosen != blows(12, seed=8)
+    kinds = {(blow.kind, blow.how) for blow in chosen}
+    assert kinds == {
+        (kind, how) for kind in ("log", "table", "manifest") for how in ("flip", "truncate")
+    }
+
+
+def test_a_blow_changes_one_bit_or_cuts_the_end_off(tmp_path: Path) -> None:
+    (tmp_path / "000003.log").write_bytes(bytes(100))
+    (tmp_path / "000004.log").write_bytes(b"")
+    assert strike(tmp_path, Blow("log", "flip", 0.9, 0.5, 3)) == "flip 000003.log at 50"
+    content = (tmp_path / "000003.log").read_bytes()
+    assert (content[50], sum(content)) == (8, 8)
+    strike(tmp_path, Blow("log", "truncate", 0.0, 0.25, 0))
+    assert (tmp_path / "000003.log").read_bytes() == bytes(25)
+    with pytest.raises(BenchError, match="no \\*\\.ldb"):
+        strike(tmp_path, Blow("table", "flip", 0.0, 0.0, 0))
+
+
+def damaged(*deliveries: Delivery) -> History:
+    made = [Operation("create", name, 1.0, name * 3, 500, "n1") for name in ("a", "b")]
+    for operation in made:
+        operation.ended("done", 1.1)
+    return History(operations=made, deliveries=list(deliveries))
+
+
+def delivery(timer_id: str, content: str, began_s: float = 2.0) -> Delivery:
+    return Delivery(timer_id, content, began_s, 1_000, 500, "n1", taken=True, told=True)
+
+
+@pytest.mark.parametrize(
+    ("is_reported", "has_ended", "verdict", "rules"),
+    [
+        (False, False, "LOST IN SILENCE", ["lost"]),
+        (True, False, "lost, reported", []),
+        (True, True, "the node refuses, and says why", []),
+    ],
+)
+def test_a_loss_has_to_be_reported(
+    is_reported: bool, has_ended: bool, verdict: str, rules: list[str]
+) -> None:
+    history = damaged(delivery("a", "aaa"))
+    found = _judge("flip", history, history.deliveries, has_ended, is_reported)
+    assert found.verdict == verdict
+    assert [each.rule for each in found.violations] == rules
+
+
+def test_a_payload_that_nobody_has_given_is_wrong_though_damage_is_reported() -> None:
+    history = damaged(delivery("a", "aaa"), delivery("b", "bbx"))
+    found = _judge("flip", history, history.deliveries, False, True)
+    assert found.verdict == "WRONG"
+    assert [each.rule for each in found.violations] == ["content"]
+
+
+def test_scenarios_name_faults_that_there_are() -> None:
+    for scenario in SCENARIOS.values():
+        assert set(scenario.faults) <= set(FAULTS)
+        is_ring = scenario.servers > 0
+        assert is_ring or not any("nats" in fault or "cut" in fault for fault in scenario.faults)
+        assert scenario.shim or not any("fsync" in fault for fault in scenario.faults)
+        assert scenario.disk_bytes or "disk-full" not in scenario.faults
+
+
+def outcome() -> Outcome:
+    history = damaged(delivery("a", "aaa"), delivery("a", "aaa", 9.0), delivery("b", "bbb", 30.0))
+    history.faults.append(Fault("kill -9", 2.0, 9.5, frozenset({"n1"})))
+    history.calm_s = 20.0
+    violations = check(history, Limits().allowance())
+    return Outcome("nodes", "one is killed", history, violations, {"kill -9": 1})
+
+
+def test_the_figures_of_a_scenario() -> None:
+    found = figures(outcome())
+    assert (found["operations"], found["acknowledged"], found["delivered"]) == (2, 2, 2)
+    assert (found["repeated"], found["lost"], found["violations"]) == (1, 0, {})
+    assert (found["lateness_max_ms"], found["calm_p99_ms"]) == (500, 500)
+    over_time = series(outcome())
+    assert over_time["acknowledged"] == [(0, 2)]
+    assert over_time["delivered"] == [(1, 1), (29, 1)]
+    assert over_time["faults"] == [("kill -9", 1.0, 8.5, ["n1"])]
+
+
+def test_a_report_is_a_document_a_table_and_a_plot(tmp_path: Path) -> None:
+    broken = outcome()
+    broken.violations.append(Violation("early", "a", "too early"))
+    write([outcome(), broken], tmp_path / "made" / "chaos", seed=3)
+    document = json.loads((tmp_path / "made" / "chaos.json").read_text())
+    assert [each["name"] for each in document["scenarios"]] == ["nodes", "nodes"]
+    assert document["scenarios"][1]["violations"] == [
+        {"rule": "early", "timer": "a", "text": "too early"}
+    ]
+    table = (tmp_path / "made" / "chaos.md").read_text().splitlines()
+    assert "| nodes | 1 × kill -9 | 2 | 2 | 2 | 0 | 0 | 0 | 1 |" in table[2]
+    assert "| **1 × early** |" in table[3]
+    assert "<svg" in (tmp_path / "made" / "chaos.svg").read_text()
+    assert "1 × early" in finding(broken)
+
+
+def test_without_matplotlib_there_is_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BenchError, match="pip install 'skyring\\[chaos\\]'"):
+        require_matplotlib()
