@@ -40,6 +40,8 @@ class LogServer:
     def __init__(self, server: Server, history: History) -> None:
         self.server = server
         self.conditions = LogConditions()
+        self.watch: Callable[[str, str], None] | None = None
+        """Told of each entry that has been appended: its writer and its kind."""
         self._history = history
         self._sequence = 0
         self._slots: dict[int, dict[int, bytes]] = {}
@@ -104,6 +106,8 @@ class LogServer:
             return
         is_claim = entry.kind == "claim"
         self._history.entries.append(LogEntry(slot, self._sequence, entry.epoch, writer, is_claim))
+        if self.watch is not None:
+            self.watch(writer, entry.kind)
 
 
 class SimulatedLog(Log):

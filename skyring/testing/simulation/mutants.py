@@ -23,6 +23,7 @@ from skyring.storage.leveldb import LevelDBStorage
 from skyring.storage.log import LogConflict
 from skyring.storage.replica import APPLIED_KEY, write_replica
 from skyring.storage.replicated import ReplicatedStorage
+from skyring.testing.simulation.found import FOUND
 from skyring.testing.simulation.log import LogServer
 from skyring.timers.delivery import Delivery
 from skyring.timers.retry import Gone
@@ -136,6 +137,8 @@ def _purge_before_snapshot(stack: ExitStack) -> None:
             try:
                 await self._log.purge(slot.number, slot.replica.sequence)
             except Unavailable:
+                return
+            if slot.snapshot_from is None:
                 return
         await real(self, slot)
 
@@ -315,6 +318,7 @@ MUTANTS: dict[str, Switch] = {
     "passed over, not forgotten": _passed_over_and_forgotten,
     "term of a slot": _no_term,
     "retry after failure": _failed_is_done,
+    **FOUND,
 }
 """Safety rules by name, and what switches each off."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
 
 from skyring.testing.proof.history import Fault, History
@@ -127,6 +128,20 @@ class Nemesis:
     def begin_power_cut(self, planned: Planned, machine: Machine) -> None:
         self._down(planned, machine, power=True)
 
+    def begin_kill_in_the_act(self, planned: Planned, machine: Machine) -> None:
+        """Kill a node when it has appended an entry of some kind, and before it knows.
+
+        The moments in which a claim or a snapshot is half done are short, and rarely hit by chance.
+        """
+        wanted = self._random.choice(("claim", "snapshot", "snapshot", "batch"))
+
+        def watch(writer: str, kind: str) -> None:
+            if kind == wanted and writer.split("/")[0] == machine.name and not self.is_over:
+                self._log.watch = None
+                self._loop.later(0.0, partial(self._down, planned, machine, power=True))
+
+        self._log.watch = watch
+
     def begin_kill_all(self, planned: Planned, _: Machine) -> None:
         for machine in self._machines:
             self._down(planned, machine, power=False)
@@ -197,6 +212,25 @@ class Nemesis:
     def begin_mute(self, planned: Planned, machine: Machine) -> None:
         """Nothing that it says is heard."""
         self._one_way(planned, machine, "lost_out")
+
+    def begin_lag(self, planned: Planned, machine: Machine) -> None:
+        """What comes to it is late by most of a lease; then nothing that it says is heard.
+
+        The answer to its last heartbeat comes when the others are about to take its slots.
+        """
+        wire = machine.wire
+        if wire is None:
+            return
+        lease_s = machine.settings.ring.lease_ms / 1000
+        duration_s = planned.duration_s + 2 * lease_s
+        self._fault("lag", machine, duration_s)
+        wire.conditions.lag_s = lease_s * self._random.uniform(0.2, 0.95)
+
+        def mute() -> None:
+            wire.conditions.lost_out = 1.0
+
+        self._after(planned.duration_s, mute)
+        self._after(duration_s, wire.calm)
 
     def _one_way(self, planned: Planned, machine: Machine, way: str) -> None:
         wire = machine.wire

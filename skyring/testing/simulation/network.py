@@ -23,6 +23,8 @@ class Conditions:
 
     def __init__(self) -> None:
         self.delay_s_max = DELAY_S_MAX
+        self.lag_s = 0.0
+        """What comes from the server is late by so much."""
         self.lost_out = 0.0
         """Part of the messages to the server that get lost."""
         self.lost_in = 0.0
@@ -139,6 +141,7 @@ class Wire:
         if not self.is_up:
             return
         for when_s in self._arrivals(self.conditions.lost_in):
+            when_s += self.conditions.lag_s
             if not self.conditions.is_reordered:
                 when_s = self._last_in_s = max(when_s, self._last_in_s)
             self.server.later(when_s, self._receive, self.session, arrived, arguments)

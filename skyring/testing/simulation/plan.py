@@ -26,12 +26,14 @@ __all__ = ["FAULTS", "Planned", "SeedPlan", "make_plan"]
 
 ALONE = ("kill", "power cut", "stall", "stop", "slow disk", "failing disk", "clock", "receivers")
 RING = (
+    "kill in the act",
     "kill all",
     "power cut of all",
     "new disk",
     "cut off",
     "deaf",
     "mute",
+    "lag",
     "pair",
     "no connections",
     "bad network",
