@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
+import plyvel
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from skyring.errors import Fenced, StorageError, StorageLocked, Unavailable
+from skyring.errors import Fenced, StorageError, StorageLocked, Unavailable, Uncertain
 from skyring.settings import StorageSettings
 from skyring.storage.base import Storage
 from skyring.storage.leveldb import LevelDBStorage
 from skyring.storage.leveldb_files import LevelDBFiles
+from skyring.storage.leveldb_mark import Mark
 from skyring.storage.memory import MemoryStorage
 from skyring.storage.registry import make_storage
+from skyring.storage.threads import Done, Worker
 
 SLOTS = 8
 BACKENDS = ["memory", "leveldb", "leveldb-nosync"]
@@ -194,6 +198,49 @@ async def test_a_full_queue_refuses_and_recovers(tmp_path: Path) -> None:
     await storage.commit(0, [(b"late", b"x")])
     assert await storage.get(0, b"late") == b"x"
     await storage.close()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_write_that_failed_is_no_damage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, when: str
+) -> None:
+    """When it is opened again, neither at once nor at the next start; it may be stored or not."""
+
+    class FailsOnce(Worker):
+        def submit(self, call: Callable[[], Any], done: Done) -> None:
+            def failing() -> None:
+                if when == "after":
+                    call()
+                raise plyvel.IOError(b"IO error: no such luck")
+
+            fails = failures and call.__name__ == "write"
+            super().submit(failing if fails else call, done)
+            if fails:
+                failures.clear()
+
+    failures: list[str] = []
+    mark = Mark(tmp_path)
+    files = LevelDBFiles(tmp_path, SLOTS, 1 << 20, 1 << 20, 50, mark=mark)
+    for start in range(2):
+        storage = LevelDBStorage(files, worker=FailsOnce)
+        await storage.open()
+        await storage.acquire([0])
+        for number in range(20):
+            await storage.commit(0, [(b"%d" % number, b"%d" % start)])
+        failures.append(when)
+        with pytest.raises(Uncertain):
+            await storage.commit(0, [(b"failed", b"%d" % start)])
+        assert storage._recovery is not None
+        await storage._recovery
+        assert await storage.get(0, b"19") == b"%d" % start
+        if start == 0:
+            await storage.commit(0, [(b"later", b"")])
+        assert storage.damage.opens == 0
+        await storage.close()
+    acknowledged = {"before": 20 + 1 + 20, "after": 21 + 1 + 20}
+    assert (mark.read(), mark.group) == (None, acknowledged[when])
+    reported = [each.getMessage() for each in caplog.records if each.levelname == "ERROR"]
+    assert [text.startswith("a write failed") for text in reported] == [True, True]
 
 
 async def test_the_memory_model_is_the_default_for_memdown() -> None:

@@ -139,6 +139,9 @@ class Clients:
                     break
         if not timer_id:
             return
+        if random.random() < 0.3:  # everybody can see it now
+            await asyncio.sleep(0.5 * random.random())
+            await self._get(timer_id)
         wait_s = min(timeout_ms / 1000, self._plan.timeout_s_max)
         for _ in range(random.choice((0, 0, 1, 1, 2, 4))):
             # Often in the last moment.

@@ -249,19 +249,25 @@ class SimulatedWorker(Worker):
         middle_s = self._free_s = began_s + disk.random.uniform(0, disk.latency_s_max)
         if self._writes:
             self._free_s += disk.random.uniform(0, disk.latency_s_max)
+        elif disk.random.random() < 0.5:  # read at once, and told late
+            self._loop.call_at(middle_s, done, *_outcome(call))
+            return
         self._loop.call_at(middle_s, self._call, call, done, self._free_s)
 
     def close(self) -> None:
         pass
 
     def _call(self, call: Callable[[], Any], done: Done, end_s: float) -> None:
-        result, error = None, None
-        try:
-            result = call()
-        except Exception as failure:
-            error = failure
+        result, error = _outcome(call)
         if self._writes:
             # A process that is killed between the two has written, and does not know it.
             self._loop.call_at(end_s, done, result, error)
         else:
             done(result, error)
+
+
+def _outcome(call: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    try:
+        return call(), None
+    except Exception as failure:
+        return None, failure
