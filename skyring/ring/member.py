@@ -36,7 +36,7 @@ __all__ = ["MemberSettings", "RingMember"]
 logger = logging.getLogger(__name__)
 
 TICKS = 5
-"""Looks at what time has brought, for each heartbeat."""
+"""Looks at what time has brought, for each heartbeat; two a second at least."""
 JOIN_PAUSE_S = 0.5
 MOVE_ASK_TIMEOUT_MS = 3_000
 RELEASE_S = 3.0
@@ -91,7 +91,7 @@ class RingMember:
         self._is_settled = False
         self._is_informed = False
         """Is it known who is there? Not just after a connection was made."""
-        self._tick_s = timing.heartbeat_ms / 1_000 / TICKS
+        self._tick_s = min(0.5, timing.heartbeat_ms / 1_000 / TICKS)
         self._group: asyncio.TaskGroup | None = None
         self._questions = 0
         self._up = asyncio.Event()

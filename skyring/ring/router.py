@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 from skyring.clock import Clock
@@ -34,12 +35,17 @@ FRAME_BYTES = 4_096
 """More than what a message adds to an operation, or to the timer in it when it is shown."""
 OPERATION_BYTES = 16
 """More than what a message adds to each of several operations."""
+ALONE_TRIES = 10
 PAUSE_S_MIN, PAUSE_S_MAX = 0.02, 0.5
 """Before a slot without a holder is looked at again, unless the table changes before that."""
 
 
 class Moved(Unavailable):
     """The node that was asked does not hold the slot."""
+
+
+class _Alone(Uncertain):
+    """It was done, and its answer has to be asked for again."""
 
 
 class Operation(Protocol):
@@ -186,7 +192,10 @@ class Router:
                 return await self._execute(encoded)
             except Fenced as error:
                 raise Moved(str(error)) from error
-        return await self._send(node, encoded, self._limits.request_timeout_ms)
+        for _ in range(ALONE_TRIES):
+            with suppress(_Alone):
+                return await self._send(node, encoded, self._limits.request_timeout_ms)
+        raise Unavailable(f"the answer of {node} does not fit into a message with others")
 
     async def _try(self, slot: int, operation: bytes, left_ms: int) -> bytes:
         if self.is_here(slot):
@@ -222,7 +231,7 @@ class Router:
         if isinstance(answer, bytes):
             return answer
         if answer == ALONE:
-            return await self._send(node, operation, left_ms)
+            raise _Alone(f"the answer of {node} did not fit into a message with others")
         if answer == MOVED:
             raise Moved(f"{node} does not hold it any more")
         if answer == TOO_LONG:

@@ -43,7 +43,7 @@ class CatchUp:
             RecordUnreadable: another version of this program wrote it.
         """
         log = self._log.identity
-        replicas = {slot: await read_replica(self._state, slot, log) for slot in slots}
+        replicas = {slot: await self._replica(slot, log) for slot in slots}
         missing = list(replicas)
         gaps: dict[int, int] = {}
         while missing:
@@ -59,6 +59,22 @@ class CatchUp:
                 replicas[slot] = Replica(log=log)
             missing = list(broken)
         return replicas
+
+    async def _replica(self, slot: int, log: str) -> Replica:
+        """How far the state of a slot has come: nowhere if it is damaged, as the log has it all."""
+        damaged = self._state.damage.slots
+        if slot not in damaged:
+            try:
+                replica = await read_replica(self._state, slot, log)
+            except StorageError:
+                if slot not in damaged:  # that is not the reason
+                    raise
+            if slot not in damaged:
+                return replica
+        logger.error("the state of slot %d is damaged; it is read again from the log", slot)
+        await self._wipe(slot)
+        damaged.discard(slot)
+        return Replica(log=log)
 
     def apply(
         self, replica: Replica, entry: Entry, message: Message

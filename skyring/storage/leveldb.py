@@ -26,10 +26,11 @@ from skyring.storage.leveldb_files import (
     LevelDBFiles,
     plain,
     quarantined_slots,
+    read_many,
     read_number,
-    read_record,
     scan_records,
     slot_prefix,
+    write_group,
 )
 from skyring.storage.seal import SealBroken, seal
 from skyring.storage.threads import Worker
@@ -192,7 +193,8 @@ class LevelDBStorage(Storage):
         group = self._groups.popleft()
         number = self._group_number + 1
         group.batch.put(GROUP_KEY, seal(GROUP_KEY, number.to_bytes(8, "big")))
-        self._writer.submit(group.batch.write, partial(self._written, group))
+        write = partial(write_group, group.batch, self._files, number)
+        self._writer.submit(write, partial(self._written, group))
 
     def _written(self, group: _Group, _: None, error: Exception | None) -> None:
         if error is not None:
@@ -200,7 +202,6 @@ class LevelDBStorage(Storage):
             self._recovery = asyncio.create_task(self._recover(error), name="recovery")
             return
         self._group_number += 1
-        self._files.acknowledged(self._group_number)
         self._pending_bytes -= group.bytes
         if self._groups:
             self._write()
@@ -268,7 +269,7 @@ class LevelDBStorage(Storage):
             return
         self._reading += 1
         keys = [key for key, _ in reads]
-        self._reader.submit(partial(_read_many, db, keys), partial(self._end_reads, reads))
+        self._reader.submit(partial(read_many, db, keys), partial(self._end_reads, reads))
 
     def _end_reads(
         self,
@@ -388,13 +389,3 @@ class LevelDBStorage(Storage):
         if self._db is None or self._closing:
             raise Unavailable("the storage is closed, or being reopened after a failed write")
         return self._db
-
-
-def _read_many(db: Any, keys: list[bytes]) -> list[bytes | SealBroken | plyvel.Error | None]:
-    values: list[bytes | SealBroken | plyvel.Error | None] = []
-    for key in keys:
-        try:
-            values.append(read_record(db, key))
-        except (SealBroken, plyvel.Error) as error:
-            values.append(error)
-    return values

@@ -11,7 +11,8 @@ import json
 import logging
 import os
 import re
-from contextlib import suppress
+import shutil
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 import plyvel
 
 from skyring.errors import StorageError, StorageLocked
+from skyring.storage.leveldb_mark import NAME as MARK
 from skyring.storage.leveldb_mark import Mark
 from skyring.storage.seal import SealBroken, seal, unseal
 
@@ -30,10 +32,12 @@ __all__ = [
     "Scan",
     "plain",
     "quarantined_slots",
+    "read_many",
     "read_number",
     "read_record",
     "scan_records",
     "slot_prefix",
+    "write_group",
 ]
 
 logger = logging.getLogger(__name__)
@@ -84,15 +88,18 @@ class LevelDBFiles:
             raise StorageError(f"cannot create {self.path}: {error.strerror}") from error
         try:
             wrong = None if self.mark is None else self.mark.read()
+        except OSError as error:
+            raise StorageError(f"{self.path} {UNREADABLE}: {error}") from error
+        try:
             if wrong is not None:
                 raise plyvel.CorruptionError(wrong)
             db, damaged = self._open_strictly(), False
         except plyvel.CorruptionError as error:
-            db, damaged = self._open_damaged(error), True
+            db, damaged = self._open_damaged(error, is_short=wrong is not None), True
         try:
             self._check_format(db)
             damaged = self._check_mark(db) or damaged
-        except (OSError, plyvel.Error) as error:
+        except plyvel.Error as error:
             db.close()  # or the lock stays taken
             raise StorageError(f"{self.path} {UNREADABLE}: {plain(error)}") from error
         except BaseException:
@@ -125,7 +132,12 @@ class LevelDBFiles:
                 " between is lost: timers, updates, cancellations, and what was delivered",
                 *(self.path, found, self.mark.group),
             )
-        self.mark.open()
+        try:
+            self.mark.open()
+            if not is_short:  # that is told again until something is written
+                self.mark.write(found)  # LevelDB has synced all that it has found
+        except OSError as error:
+            logger.warning("losses will not be noticed at the next start: %s", error)
         return is_short
 
     def verify(self, db: Any, group: int) -> None:
@@ -166,10 +178,14 @@ class LevelDBFiles:
                 ) from error
             raise StorageError(f"cannot open {self.path}: {plain(error)}") from error
 
-    def _open_damaged(self, found: Exception) -> Any:
-        """Open what can be read, keeping the damaged files for whoever wants to look at them."""
+    def _open_damaged(self, found: Exception, *, is_short: bool) -> Any:
+        """Open what can be read, keeping the damaged files for whoever wants to look at them.
+
+        Args:
+            is_short: has the manifest become shorter, or can that not be told?
+        """
         try:
-            kept = self._keep_files()
+            kept = self._keep_files(is_short)
         except OSError as error:
             raise StorageError(
                 f"{self.path} is damaged ({plain(found)}), and its files cannot be kept: {error}"
@@ -189,7 +205,7 @@ class LevelDBFiles:
                 " from a backup, or start with another --storage:path"
             ) from error
 
-    def _keep_files(self) -> Path:
+    def _keep_files(self, is_short: bool) -> Path:
         number = 1
         while (kept := self.path / f"damaged-{number}").exists():
             number += 1
@@ -197,8 +213,12 @@ class LevelDBFiles:
         for file in sorted(self.path.iterdir()):
             if file.is_file() and file.name != "LOCK":
                 # Table files are never changed in place and logs are deleted after recovery,
-                # so a hard link keeps them as they are at no cost.
-                os.link(file, kept / file.name)
+                # so a hard link keeps them as they are at no cost. But LevelDB takes the numbers
+                # of files that a short manifest does not know for free, and writes over them.
+                if is_short or file.name == MARK:
+                    shutil.copyfile(file, kept / file.name)
+                else:
+                    os.link(file, kept / file.name)
         return kept
 
     def _check_format(self, db: Any) -> None:
@@ -251,7 +271,7 @@ def read_record(db: Any, key: bytes) -> bytes | None:
     except plyvel.CorruptionError as damaged:
         logger.error("what stands near %r is damaged: %s", key, plain(damaged))
         try:
-            sealed = db.get(key)
+            sealed = db.get(key, fill_cache=False)  # what is in the cache counts as verified
         except plyvel.CorruptionError as error:
             raise SealBroken(plain(error)) from error
         if sealed is None:
@@ -279,19 +299,25 @@ def scan_records(db: Any, start: bytes, stop: bytes, limit: int) -> Scan:
     pairs: list[tuple[bytes, bytes]] = []
     broken: list[tuple[bytes, bytes]] = []
     try:
-        _collect(db.iterator(start=start, stop=stop, verify_checksums=True), limit, pairs, broken)
+        last = _collect(
+            db.iterator(start=start, stop=stop, verify_checksums=True), limit, pairs, broken
+        )
+        if len(pairs) < limit:
+            _check_end(db, start if last is None else last + b"\0")
     except plyvel.CorruptionError as error:
         logger.error("records between %r and %r cannot be read: %s", start, stop, plain(error))
     else:
         return Scan(pairs, broken, has_gap=False)
     pairs, broken = [], []
     try:
-        _collect(db.iterator(start=start, stop=stop), limit, pairs, broken)
+        # Not to be kept in the cache: what is read from there counts as verified.
+        _collect(db.iterator(start=start, stop=stop, fill_cache=False), limit, pairs, broken)
     except plyvel.CorruptionError:
         behind: list[tuple[bytes, bytes]] = []
         after = pairs[-1][0] + b"\0" if pairs else start
         with suppress(plyvel.CorruptionError):
-            _collect(db.iterator(start=after, stop=stop, reverse=True), None, behind, broken)
+            backwards = db.iterator(start=after, stop=stop, reverse=True, fill_cache=False)
+            _collect(backwards, None, behind, broken)
         pairs = (pairs + behind[::-1])[:limit]
     return Scan(pairs, broken, has_gap=True)
 
@@ -301,7 +327,9 @@ def _collect(
     limit: int | None,
     pairs: list[tuple[bytes, bytes]],
     broken: list[tuple[bytes, bytes]],
-) -> None:
+) -> bytes | None:
+    """The last key; None if there was none."""
+    key = None
     with iterator:
         for key, sealed in iterator:
             try:
@@ -309,7 +337,20 @@ def _collect(
             except SealBroken:
                 broken.append((key, sealed))
             if len(pairs) == limit:
-                return
+                break
+    return key
+
+
+def _check_end(db: Any, after: bytes) -> None:
+    """Is there nothing more, or nothing that can be read? An iterator of plyvel does not tell.
+
+    At the end of all data it stops without a look at the status: the last block is passed over.
+
+    Raises:
+        plyvel.CorruptionError: what comes next is damaged.
+    """
+    with closing(db.raw_iterator(verify_checksums=True)) as iterator:
+        iterator.seek(after)
 
 
 def quarantined_slots(db: Any) -> set[int]:
@@ -320,3 +361,20 @@ def quarantined_slots(db: Any) -> set[int]:
         for key in keys:
             slots.add(int.from_bytes(key[len(prefix) : len(prefix) + 2], "big"))
     return slots
+
+
+def write_group(batch: Any, files: LevelDBFiles, number: int) -> None:
+    """Write a batch, and note that its group is on the disk. Raises plyvel.Error."""
+    batch.write()
+    files.acknowledged(number)
+
+
+def read_many(db: Any, keys: list[bytes]) -> list[bytes | SealBroken | plyvel.Error | None]:
+    """The values of some keys, each a record, or what is wrong with it."""
+    values: list[bytes | SealBroken | plyvel.Error | None] = []
+    for key in keys:
+        try:
+            values.append(read_record(db, key))
+        except (SealBroken, plyvel.Error) as error:
+            values.append(error)
+    return values

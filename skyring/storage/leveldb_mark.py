@@ -49,7 +49,7 @@ class Mark:
         self.group = 0
         try:
             written = (self._directory / NAME).read_bytes()
-            if not written:  # it was made, and then the power was cut
+            if not written.strip(b"\0"):  # it was made, and then the power was cut
                 return None
             found = unseal(KEY, written)
         except FileNotFoundError:
@@ -74,12 +74,12 @@ class Mark:
 
     def write(self, group: int) -> None:
         """A group is on the disk. A disk that is full makes the mark stay behind, nothing else."""
-        noted = {
-            "group": group,
-            "manifest": self._manifest_name,
-            "manifest_bytes": os.fstat(self._manifest).st_size,
-        }
         with suppress(OSError):
+            noted = {
+                "group": group,
+                "manifest": self._manifest_name,
+                "manifest_bytes": os.fstat(self._manifest).st_size,
+            }
             os.pwrite(self._file, seal(KEY, json.dumps(noted).encode().ljust(LENGTH)), 0)
 
     def close(self) -> None:

@@ -13,7 +13,6 @@ import logging
 from asyncio import Future
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import NamedTuple
 
 from skyring.errors import (
     Fenced,
@@ -28,7 +27,13 @@ from skyring.storage.base import Storage, Write
 from skyring.storage.catchup import CatchUp
 from skyring.storage.log import Log
 from skyring.storage.replica import APPLIED_KEY, KEY_END
-from skyring.storage.slot_work import PendingCommit, SlotWork, end_commits, fitting
+from skyring.storage.slot_work import (
+    PendingCommit,
+    ReplicationLimits,
+    SlotWork,
+    end_commits,
+    fitting,
+)
 
 __all__ = ["ReplicatedStorage", "ReplicationLimits"]
 
@@ -38,21 +43,6 @@ FRAME_BYTES = 1_024
 """More than what a message adds to the keys and values of one commit."""
 CLAIM_TRIES = 20
 """Claims of others that may come before one's own."""
-
-
-class ReplicationLimits(NamedTuple):
-    """Bounds of the replication."""
-
-    message_bytes_max: int = 512 << 10
-    """Writes in one message of the log."""
-    pending_bytes_max: int = 64 << 20
-    """Writes that wait for the log; more are refused with Unavailable."""
-    snapshot_keys_max: int = 500
-    """Keys in one message of a snapshot."""
-    doubt_ms: int = 5_000
-    """How long a commit waits to learn whether it was appended."""
-    spare_bytes: int = 256 << 10
-    """A log may be this much larger than twice what is live."""
 
 
 class ReplicatedStorage(Storage):
@@ -81,7 +71,6 @@ class ReplicatedStorage(Storage):
         limits: ReplicationLimits | None = None,
     ) -> None:
         super().__init__()
-        self.damage = state.damage
         self._state = state
         self._log = log
         self._lease = lease
@@ -190,15 +179,19 @@ class ReplicatedStorage(Storage):
             held.task = asyncio.create_task(self._work(held), name=f"log-{slot}")
         return done
 
-    def get(self, slot: int, key: bytes) -> Awaitable[bytes | None]:
-        self._checked(slot, self._readable)
-        return self._state.get(slot, key)
+    async def get(self, slot: int, key: bytes) -> bytes | None:
+        held = self._checked(slot, self._readable)
+        value = await self._state.get(slot, key)
+        self._check_state(held)
+        return value
 
     async def scan(
         self, slot: int, start: bytes, stop: bytes, limit: int
     ) -> list[tuple[bytes, bytes]]:
-        self._checked(slot, self._readable)
-        return await self._state.scan(slot, start, stop, limit)
+        held = self._checked(slot, self._readable)
+        pairs = await self._state.scan(slot, start, stop, limit)
+        self._check_state(held)
+        return pairs
 
     async def close(self) -> None:
         if not self._closed:
@@ -267,6 +260,12 @@ class ReplicatedStorage(Storage):
         if slot.doubt is not None:
             raise Unavailable(slot.doubt)
         return slot
+
+    def _check_state(self, slot: SlotWork) -> None:
+        """What a damaged state does not have, the log has: the slot is let go, and begun anew."""
+        if slot.number in self._state.damage.slots:
+            self._fence(slot, f"the state of slot {slot.number} is damaged")
+            raise Fenced(f"the state of slot {slot.number} is damaged")
 
     async def _claim(self, slot: SlotWork) -> None:
         era = self._era

@@ -11,7 +11,22 @@ from typing import NamedTuple
 from skyring.storage.base import Write
 from skyring.storage.replica import Replica
 
-__all__ = ["PendingCommit", "SlotWork", "end_commits", "fitting"]
+__all__ = ["PendingCommit", "ReplicationLimits", "SlotWork", "end_commits", "fitting"]
+
+
+class ReplicationLimits(NamedTuple):
+    """Bounds of the replication."""
+
+    message_bytes_max: int = 512 << 10
+    """Writes in one message of the log."""
+    pending_bytes_max: int = 64 << 20
+    """Writes that wait for the log; more are refused with Unavailable."""
+    snapshot_keys_max: int = 500
+    """Keys in one message of a snapshot."""
+    doubt_ms: int = 5_000
+    """How long a commit waits to learn whether it was appended."""
+    spare_bytes: int = 256 << 10
+    """A log may be this much larger than twice what is live."""
 
 
 class PendingCommit(NamedTuple):

@@ -202,7 +202,7 @@ class Delivery:
             return None
         if record.next_ms == hint.due_ms:
             return record
-        await self._tidy(hint, term)  # often there is nothing: the timer was updated
+        await self._tidy(hint, term, record)  # often there is nothing: the timer was updated
         return None
 
     async def _push_back(self, hint: Hint) -> None:
@@ -215,17 +215,24 @@ class Delivery:
         self._schedule.push(hint)
         self._state.wake.set()
 
-    async def _tidy(self, hint: Hint, term: int) -> None:
+    async def _tidy(self, hint: Hint, term: int, record: Record | None = None) -> None:
         """Remove a key of the due index that has no record, or that of another time: damage."""
         key = due_key(hint.due_ms, hint.id)
         try:
             left_over = await self._storage.get(hint.slot, key) is not None
         except (Unavailable, Fenced):
             return
-        if left_over:
+        if not left_over or self._state.term(hint.slot) != term:
+            return
+        writes: list[Write] = [(key, None)]
+        if record is None:
             logger.error("timer %s was due, and its record is damaged or lost", hint.id)
-            self._storage.damage.slots.add(hint.slot)  # its due index is written anew
-            await self._commit(hint.slot, term, [(key, None)])
+            self._storage.damage.slots.add(hint.slot)  # whose key it was will show
+        else:
+            logger.error("timer %s stood in the due index at a time of another", hint.id)
+            writes.append((due_key(record.next_ms, hint.id), record.destination.encode()))
+        if await self._commit(hint.slot, term, writes) and record is not None:
+            self._state.push(hint.slot, hint.id, record)
 
     async def _attempt(self, timer_id: str, record: Record, started_ms: int) -> Outcome:
         callback = record.callback

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from contextlib import suppress
 
-from skyring.errors import Fenced, RecordUnreadable, Unavailable
+from skyring.errors import DeliveryInProgress, Fenced, RecordUnreadable, Unavailable
 from skyring.tasks import wait_for_event
 from skyring.timers.record import (
     TIMER_PREFIX,
@@ -123,7 +123,7 @@ class ReadAhead:
         while True:
             try:
                 pairs = await self._storage.scan(slot, start, TIMER_STOP, LOAD_MAX)
-                await asyncio.gather(*(self._index(slot, *pair) for pair in pairs))
+                await asyncio.gather(*(self._index(slot, key) for key, _ in pairs))
             except (Unavailable, Fenced) as error:
                 logger.error("the due index of slot %d cannot be written anew: %s", slot, error)
                 return False
@@ -139,10 +139,14 @@ class ReadAhead:
             for due_ms, timer_id in (split_due_key(key),)
         ]
 
-    async def _index(self, slot: int, key: bytes, value: bytes) -> None:
+    async def _index(self, slot: int, key: bytes) -> None:
         timer_id = key[len(TIMER_PREFIX) :].decode()
-        with suppress(RecordUnreadable):
-            record = decode_record(value)
-            if self._state.is_idle(timer_id):
+        # Whoever delivers it has found it.
+        with suppress(RecordUnreadable, DeliveryInProgress):
+            async with self._state.changing(timer_id):
+                value = await self._state.read(slot, key)
+                if value is None:
+                    return
+                record = decode_record(value)
                 entry = (due_key(record.next_ms, timer_id), record.destination.encode())
                 await self._state.store(slot, timer_id, record, [entry])

@@ -208,6 +208,9 @@ class TimerService:
             repeated: it may have been stored by the same request already.
         """
         timer_id, record, named = timer
+        if repeated:
+            # The first attempt may be on its way: commits end in the order of their beginning.
+            await self._storage.commit(self._state.slot(timer_id), ())
         if named:
             return await self._create_named(timer_id, record, repeated=repeated)
         if repeated:

@@ -207,13 +207,17 @@ async def test_a_write_that_failed_is_no_damage(
     """When it is opened again, neither at once nor at the next start; it may be stored or not."""
 
     class FailsOnce(Worker):
+        def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
+            super().__init__(loop, name)
+            self._writes = "writer" in name
+
         def submit(self, call: Callable[[], Any], done: Done) -> None:
             def failing() -> None:
                 if when == "after":
                     call()
                 raise plyvel.IOError(b"IO error: no such luck")
 
-            fails = failures and call.__name__ == "write"
+            fails = failures and self._writes
             super().submit(failing if fails else call, done)
             if fails:
                 failures.clear()
@@ -237,8 +241,9 @@ async def test_a_write_that_failed_is_no_damage(
             await storage.commit(0, [(b"later", b"")])
         assert storage.damage.opens == 0
         await storage.close()
-    acknowledged = {"before": 20 + 1 + 20, "after": 21 + 1 + 20}
-    assert (mark.read(), mark.group) == (None, acknowledged[when])
+    assert mark.read() is None
+    stored = {"before": (20 + 1 + 20,), "after": (21 + 1 + 20, 21 + 1 + 21)}
+    assert mark.group in stored[when]
     reported = [each.getMessage() for each in caplog.records if each.levelname == "ERROR"]
     assert [text.startswith("a write failed") for text in reported] == [True, True]
 

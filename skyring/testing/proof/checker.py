@@ -70,6 +70,8 @@ def check(history: History, allowance: Allowance | None = None) -> list[Violatio
         found += _duplicates(timer, history, allowance)
         found += _denied(timer, history, allowance)
         found += _done_though_refused(timer)
+        found += _stale(timer)
+        found += _conflict(timer)
         if history.calm_s is not None and allowance.late_s is not None:
             found += _late(timer, history.calm_s, allowance.late_s)
     return found
@@ -97,12 +99,15 @@ def _timers(history: History) -> list[_Timer]:
 def _lost(timer: _Timer, history: History) -> Iterator[Violation]:
     """What was acknowledged last is delivered, or the timer is a dead letter."""
     acknowledged = [op for op in timer.creates + timer.updates if op.answer == "done"]
-    if not acknowledged or timer.id in history.dead or timer.id in history.reported:
+    if not acknowledged or timer.id in history.reported:
         return
     if any(op.answer in ("done", "unknown") for op in timer.cancels):
         return
     last = max(acknowledged, key=lambda op: op.sent_s)
-    final = {op.content for op in timer.versions() if not _is_superseded(op, acknowledged, None)}
+    kept = [op for op in timer.versions() if not _is_superseded(op, acknowledged, None)]
+    if timer.id in history.dead and any(op.may_die for op in kept):
+        return
+    final = {op.content for op in kept}
     if not any(item.taken and item.content in final for item in timer.deliveries):
         text = f"{last.content} was acknowledged at {last.answered_s:.3f} and never delivered"
         yield Violation("lost", timer.id, text)
@@ -164,9 +169,6 @@ def _content(timer: _Timer, allowance: Allowance) -> Iterator[Violation]:
 
 def _duplicates(timer: _Timer, history: History, allowance: Allowance) -> Iterator[Violation]:
     """It is delivered once, unless a fault or a repeated request explains more."""
-    creates: dict[str, int] = {}
-    for op in timer.creates:
-        creates[op.content] = creates.get(op.content, 0) + (op.answer != "refused")
     last: dict[str, Delivery] = {}
     for item in timer.deliveries:
         before = last.get(item.content)
@@ -174,13 +176,57 @@ def _duplicates(timer: _Timer, history: History, allowance: Allowance) -> Iterat
             last[item.content] = item
         if before is None or not before.told or not item.taken:
             continue
-        if creates.get(item.content, 0) > 1:
+        if _was_repeated(timer, item.content, before.began_s):
             continue  # a client that repeats its create may come when the first is delivered
         nodes = frozenset((before.node, item.node))
         since_s = before.began_s - allowance.fault_s
         if not any(fault.hits(nodes, since_s, item.began_s) for fault in history.faults):
             text = f"{item.content} at {before.began_s:.3f} and again at {item.began_s:.3f}"
             yield Violation("duplicate", timer.id, text)
+
+
+def _was_repeated(timer: _Timer, content: str, since_s: float) -> bool:
+    """Is there more than one create, of which one may have been carried out after a moment?"""
+    creates = [op for op in timer.creates if op.content == content and op.answer != "refused"]
+    return len(creates) > 1 and any(
+        op.answered_s is None or op.answered_s > since_s for op in creates
+    )
+
+
+def _stale(timer: _Timer) -> Iterator[Violation]:
+    """Who looks at a timer is not shown what has certainly been replaced or cancelled before."""
+    acknowledged = [op for op in timer.creates + timer.updates if op.answer == "done"]
+    for get in timer.gets:
+        if get.answer != "done" or not get.content:
+            continue
+        made = [op for op in timer.creates + timer.updates if op.content == get.content]
+        if all(_is_superseded(op, acknowledged, get.sent_s) for op in made):
+            text = f"{get.content} was shown at {get.sent_s:.3f}, when it was replaced"
+            yield Violation("stale", timer.id, text)
+        for cancel in timer.cancels:
+            if (
+                cancel.answer == "done"
+                and cancel.answered_s is not None
+                and cancel.answered_s < get.sent_s
+                and all(
+                    op.answered_s is not None and op.answered_s < cancel.sent_s
+                    for op in timer.creates
+                    if op.answer in ("done", "unknown")
+                )
+            ):
+                text = f"{get.content} was shown at {get.sent_s:.3f}, when it was cancelled"
+                yield Violation("stale", timer.id, text)
+
+
+def _conflict(timer: _Timer) -> Iterator[Violation]:
+    """Who repeats a create is not told that the timer has other content."""
+    if timer.updates or any(op.may_die for op in timer.creates):
+        return
+    if len({op.content for op in timer.creates}) == 1:
+        for op in timer.creates:
+            if op.answer == "conflict":
+                text = f"a create of {op.content} at {op.sent_s:.3f} is called another one"
+                yield Violation("conflict", timer.id, text)
 
 
 def _denied(timer: _Timer, history: History, allowance: Allowance) -> Iterator[Violation]:
@@ -201,7 +247,8 @@ def _denied(timer: _Timer, history: History, allowance: Allowance) -> Iterator[V
         if timer.may_be_cancelled(op.answered_s):
             continue
         until_s = op.answered_s + allowance.begun_s
-        if any(item.began_s <= until_s for item in timer.deliveries):
+        may_die = any(each.may_die for each in timer.versions())
+        if any(item.began_s <= until_s and (item.taken or may_die) for item in timer.deliveries):
             continue
         yield Violation("denied", timer.id, f"{op.kind} at {op.sent_s:.3f}: there is no such timer")
 

@@ -36,6 +36,8 @@ class Operation:
     answer: Answer = "unknown"
     answered_s: float | None = None
     """None as long as the answer is unknown."""
+    may_die: bool = False
+    """Is it sent where nothing is ever taken, so that it ends as a dead letter?"""
 
     def ended(self, answer: Answer, now_s: float) -> None:
         """There is an answer. One that is ``unknown`` may come to effect at any later time."""
@@ -91,6 +93,8 @@ class LogEntry:
     writer: str
     """Node and start of the node."""
     is_claim: bool
+    time_s: float = 0.0
+    """When it was appended."""
 
 
 @dataclass

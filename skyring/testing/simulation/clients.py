@@ -25,6 +25,7 @@ from skyring.testing.simulation.clock import EPOCH_MS
 from skyring.testing.simulation.loop import SimulatedLoop
 from skyring.testing.simulation.machine import Machine
 from skyring.testing.simulation.plan import DAY_MS, SeedPlan
+from skyring.timers.record import timer_slot
 from skyring.timers.request import BulkEntry
 from skyring.timers.service import Created
 from skyring.transports.base import Callback
@@ -102,17 +103,37 @@ class Clients:
         first: dict[str, float] = {}
         for item in self._history.deliveries:
             first.setdefault(item.content, item.began_s)
+        writers = self._writers()
         for operation, timeout_ms in self._relative:
             until_s = first.get(operation.content)
             if until_s is None:
                 continue
             ahead_ms = min(
-                machine.clock.offset_min_ms(operation.sent_s, until_s) for machine in self._machines
+                machine.clock.offset_min_ms(operation.sent_s, until_s)
+                for machine in self._carriers(writers, operation, until_s)
             )
             # A node tells the next one how long a request has waited, by its own monotonic clock.
             waited_ms = 1 + int(1000 * (until_s - operation.sent_s) * 0.000_2)
             sent_ms = math.floor(operation.sent_s * 1000)
             operation.due_ms = EPOCH_MS + sent_ms + ahead_ms + timeout_ms - waited_ms
+
+    def _writers(self) -> dict[int, list[tuple[float, str]]]:
+        """When who has written to the log of each slot."""
+        writers: dict[int, list[tuple[float, str]]] = {}
+        for entry in self._history.entries:
+            item = (entry.time_s, entry.writer.split("/")[0])
+            writers.setdefault(entry.slot, []).append(item)
+        return writers
+
+    def _carriers(
+        self, writers: dict[int, list[tuple[float, str]]], operation: Operation, until_s: float
+    ) -> Sequence[Machine]:
+        """Who may have carried out an operation: it must have written to the log then."""
+        slot = timer_slot(operation.id, self._plan.settings.slots) if operation.id else -1
+        names = {
+            name for time_s, name in writers.get(slot, ()) if operation.sent_s <= time_s <= until_s
+        }
+        return [each for each in self._machines if each.name in names] or self._machines
 
     # Stories
 
@@ -162,7 +183,9 @@ class Clients:
             timeout_ms = self._timeout_ms()
             self._relative.append((operation, timeout_ms))
             operations.append(operation)
-            entry = BulkEntry(self._callback(), timeout=timeout_ms, data=_raw(operation.content))
+            entry = BulkEntry(
+                self._callback(operation), timeout=timeout_ms, data=_raw(operation.content)
+            )
             entries.append(
                 entry if timer_id is None else msgspec.structs.replace(entry, id=timer_id)
             )
@@ -187,10 +210,12 @@ class Clients:
         at_ms: int | None = None,
     ) -> bool:
         if at_ms is None:
-            request = BulkEntry(self._callback(), timeout=timeout_ms, data=_raw(operation.content))
+            request = BulkEntry(
+                self._callback(operation), timeout=timeout_ms, data=_raw(operation.content)
+            )
             self._relative.append((operation, timeout_ms))
         else:
-            request = BulkEntry(self._callback(), at=at_ms, data=_raw(operation.content))
+            request = BulkEntry(self._callback(operation), at=at_ms, data=_raw(operation.content))
             operation.due_ms = at_ms
         machine = machine or self._machine()
         operation.node = machine.name
@@ -203,7 +228,9 @@ class Clients:
     async def _update(self, timer_id: str) -> float:
         operation = self._new("update", timer_id)
         timeout_ms = self._timeout_ms()
-        request = BulkEntry(self._callback(), timeout=timeout_ms, data=_raw(operation.content))
+        request = BulkEntry(
+            self._callback(operation), timeout=timeout_ms, data=_raw(operation.content)
+        )
         self._relative.append((operation, timeout_ms))
         machine = self._machine()
         operation.node = machine.name
@@ -222,7 +249,10 @@ class Clients:
         if machine.wire is not None and not machine.wire.is_up:
             return  # it may answer what is out of date then
         operation = self._new("get", timer_id, machine, content="")
+        session = None if machine.wire is None else machine.wire.session
         result = await self._ask(machine, lambda node: node.service.get(timer_id))
+        if machine.wire is not None and machine.wire.session != session:
+            return  # it was without a connection meanwhile, and its answer may be out of date
         if isinstance(result, dict):
             operation.content = str(result.get("data"))
             result = None
@@ -285,9 +315,11 @@ class Clients:
     def _at_ms(self, timeout_ms: int) -> int:
         return EPOCH_MS + int(self._loop.time() * 1000) + timeout_ms
 
-    def _callback(self) -> Callback:
-        random = self._random
-        uri = "reject" if random.random() < 0.02 else random.choice(DESTINATIONS)
+    def _callback(self, operation: Operation) -> Callback:
+        """The same for the same content: a repeated request is the same request."""
+        random = Random(f"{self._plan.seed} {operation.content}")
+        operation.may_die = random.random() < 0.02
+        uri = "reject" if operation.may_die else random.choice(DESTINATIONS)
         return Callback(transport="sim", method="post", uri=uri)
 
 

@@ -146,7 +146,9 @@ class _Database:
         if not self.is_open:
             raise plyvel.IOError(b"IO error: the database is closed")
 
-    def get(self, key: bytes, verify_checksums: bool = False) -> bytes | None:
+    def get(
+        self, key: bytes, verify_checksums: bool = False, fill_cache: bool = True
+    ) -> bytes | None:
         self.check()
         return self.disk.values.get(key)
 
@@ -166,12 +168,17 @@ class _Database:
         prefix: bytes | None = None,
         include_value: bool = True,
         verify_checksums: bool = False,
+        fill_cache: bool = True,
     ) -> _Iterator:
         self.check()
         if prefix is not None:
             start, stop = prefix, prefix + b"\xff" * 40
         keys = self.disk.keys
         return _Iterator(self.disk, start, bisect_left(keys, start), stop, reverse, include_value)
+
+    def raw_iterator(self, verify_checksums: bool = False) -> _RawIterator:
+        self.check()
+        return _RawIterator()
 
     def close(self) -> None:
         if self.is_open:
@@ -202,6 +209,16 @@ class _Iterator:
         for index in reversed(indices) if self._reverse else indices:
             key = keys[index]
             yield (key, self._disk.values[key]) if self._has_values else key
+
+
+class _RawIterator:
+    """Only asked whether what comes next is damaged; it never is."""
+
+    def seek(self, key: bytes) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 class SimulatedFiles(LevelDBFiles):

@@ -105,7 +105,9 @@ class LogServer:
         except NoEntry:
             return
         is_claim = entry.kind == "claim"
-        self._history.entries.append(LogEntry(slot, self._sequence, entry.epoch, writer, is_claim))
+        self._history.entries.append(
+            LogEntry(slot, self._sequence, entry.epoch, writer, is_claim, self.server.loop.time())
+        )
         if self.watch is not None:
             self.watch(writer, entry.kind)
 

@@ -80,6 +80,16 @@ class Process:
         """
         self._tasks.append(task)
 
+    def unseen(self) -> list[BaseException]:
+        """Errors of its tasks that nobody has asked for."""
+        return [
+            error
+            for task in self._tasks
+            if task.done() and not task.cancelled() and task._log_traceback
+            for error in (task.exception(),)
+            if error is not None
+        ]
+
     def forget(self) -> None:
         """The simulation is over: what has not ended ends without a word."""
         for task in self._tasks:

@@ -128,6 +128,8 @@ class Machine:
 
     async def _stop(self, process: Process, node: Node) -> None:
         await node.stop()
+        for error in process.unseen():
+            self._failed(self, f"nobody has seen {error!r}")
         if self.process is process:
             process.kill()
             self.disk.close()

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from copy import copy
 from typing import Any
 from unittest.mock import patch
 
 import skyring.timers.delivery
 from skyring.errors import Fenced, SkyringError, Unavailable, Uncertain
+from skyring.node_ring import NodeRing
 from skyring.ring.lease import Lease
 from skyring.ring.ownership import Holder, Ownership
 from skyring.ring.presence import Presence
@@ -49,10 +51,16 @@ def _no_fence(stack: ExitStack) -> None:
     _put(stack, LogServer, "append", append)
 
 
-def _no_lease_before_delivery(stack: ExitStack) -> None:
+def _no_lease(stack: ExitStack) -> None:
     """A node delivers, and serves, whatever became of its lease."""
     _put(stack, Presence, "may_act", lambda self: self.lease._until_ms is not None)
     _put(stack, Lease, "has_lapsed", lambda self, now_ms: False)
+
+
+def _no_lease_in_the_last_moment(stack: ExitStack) -> None:
+    """A node delivers what it has read, whatever became of its lease."""
+    real = NodeRing.timer_options
+    _put(stack, NodeRing, "timer_options", lambda self: {**real(self), "may_deliver": lambda: True})
 
 
 def _no_sync(stack: ExitStack) -> None:
@@ -239,12 +247,9 @@ def _no_second_look_at_the_clock(stack: ExitStack) -> None:
     real = Delivery._deliver
 
     async def deliver(self: Delivery, hint: Any) -> None:
-        clock, first = self._clock, self._clock.now_ms()
-        self._clock = _Standing(clock, max(first, hint.due_ms))
-        try:
-            await real(self, hint)
-        finally:
-            self._clock = clock
+        other = copy(self)
+        other._clock = _Standing(self._clock, max(self._clock.now_ms(), hint.due_ms))
+        await real(other, hint)
 
     _put(stack, Delivery, "_deliver", deliver)
 
@@ -301,7 +306,8 @@ def _failed_is_done(stack: ExitStack) -> None:
 
 MUTANTS: dict[str, Switch] = {
     "expected-sequence fence": _no_fence,
-    "lease check before delivery": _no_lease_before_delivery,
+    "lease": _no_lease,
+    "lease check before delivery": _no_lease_in_the_last_moment,
     "fsync before acknowledgement": _no_sync,
     "applied sequence in the batch": _applied_before_data,
     "delete after success": _delete_before_delivery,

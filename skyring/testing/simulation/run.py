@@ -38,6 +38,8 @@ PROBE_S_MAX = 3.0
 PROBES = 3
 """Timers made at each node when all is well."""
 POLL_S = 0.25
+EXPECTED_ERRORS = ("a write failed", "the node has failed", "the due index of slot")
+"""What a node may have to say when its disk fails; anything else is a defect."""
 PAGE = 1_000
 
 
@@ -74,9 +76,10 @@ class _Watch(logging.Handler):
         process = current_process()
         where = "" if process is None else f"{process.name}  "
         text = f"{where}{record.levelname.lower()}: {record.getMessage()}"
-        if record.exc_info and record.levelno >= logging.ERROR:
-            error = record.exc_info[1]
-            self._history.failures.append((self._loop.time(), f"{text}: {error!r}"))
+        is_defect = record.exc_info or not record.getMessage().startswith(EXPECTED_ERRORS)
+        if record.levelno >= logging.ERROR and is_defect:
+            error = record.exc_info[1] if record.exc_info else ""
+            self._history.failures.append((self._loop.time(), f"{text} {error!r}"))
         elif self._everything:
             self._history.note(self._loop.time(), text)
 
@@ -93,6 +96,7 @@ class Simulation:
         self.plan = plan
         self.loop = loop
         self.history = History()
+        self._settled_s: float | None = None
         self.server = Server(loop, Random(f"network {plan.seed}"))
         self.log = LogServer(self.server, self.history)
         self.receivers = Receivers(
@@ -134,7 +138,11 @@ class Simulation:
             join_s = 0.0 if number >= plan.absent else plan.load_s / 2
             self.loop.later(join_s, machine.start)
         self.nemesis.plan(plan.faults)
+        watch = asyncio.create_task(self._until(self._is_settled, plan.load_s))
         await self.clients.run()
+        await watch
+        if not plan.faults and not plan.absent:
+            self._check_answers()
         self.nemesis.mend()
         patience_s = SETTLE_S + 5 * plan.lease_s
         self.history.note(self.loop.time(), "all is mended")
@@ -161,6 +169,16 @@ class Simulation:
         await self._read_dead_letters()
         await self._stop_all(patience_s)
 
+    def _check_answers(self) -> None:
+        """Without any fault, every request to a ring that has settled is answered."""
+        for operation in self.history.operations:
+            has_settled = self._settled_s is not None and operation.sent_s > self._settled_s
+            if has_settled and operation.answer in ("refused", "unknown"):
+                self._fail(
+                    f"{operation.kind} {operation.id} at {operation.node} was answered"
+                    f" {operation.answer!r} without any fault"
+                )
+
     def _go_to_the_end(self) -> None:
         """Set all clocks to when everything is due."""
         last_ms = max((op.due_ms for op in self.history.operations), default=0)
@@ -179,6 +197,7 @@ class Simulation:
                 for item in view["slots_detail"]
             ):
                 return False
+        self._settled_s = self._settled_s or self.loop.time()
         return True
 
     async def _is_empty(self) -> bool:
