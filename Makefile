@@ -3,7 +3,7 @@
 # make test                  everything that CI checks
 # make simulate SEEDS=10000  that many simulated rings, with faults; make test plays 200
 # make mutants               switches off each safety rule in turn: the simulator has to miss it
-# make chaos                 what real processes bear, measured in full: hours, and a report in build/
+# make chaos                 what real processes bear: half an hour, as root, and a report in build/
 # They do all the set-up themselves: Python 3.11 or later and make are enough.
 
 PYTHON ?= python3

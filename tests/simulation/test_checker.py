@@ -92,9 +92,11 @@ def test_a_cancel_that_was_refused_excuses_nothing() -> None:
     assert story.broken() == ["lost"]
 
 
-def test_a_dead_letter_is_not_lost() -> None:
+def test_a_dead_letter_is_not_lost_if_it_went_where_nothing_is_taken() -> None:
     story = Story().create(1, 2)
     story.history.dead.add("t")
+    assert story.broken() == ["lost"]
+    story.history.operations[0].may_die = True
     assert story.broken() == []
 
 
@@ -235,9 +237,36 @@ def test_what_is_being_created_may_be_missing() -> None:
 # Done though refused
 
 
-@pytest.mark.parametrize("answer", ["refused", "conflict"])
-def test_what_was_refused_must_not_come(answer: Answer) -> None:
-    assert Story().create(1, 2, answer=answer).delivered(3).broken() == ["done though refused"]
+def test_what_was_refused_must_not_come() -> None:
+    story = Story().create(1, 2, answer="refused").delivered(3)
+    assert story.broken() == ["done though refused"]
+
+
+# Looking
+
+
+def test_what_was_replaced_is_not_shown() -> None:
+    story = Story().create(1, 2, "old").asked("update", 3, 4, "new").delivered(9, "new")
+    assert story.asked("get", 3.5, 5, "old").broken() == []
+    assert story.asked("get", 4.5, 5, "new").broken() == []
+    assert story.asked("get", 4.5, 5, "old").broken() == ["stale"]
+
+
+def test_what_was_cancelled_is_not_shown() -> None:
+    story = Story().create(1, 2).asked("cancel", 3, 4)
+    assert story.asked("get", 3.5, 5, "v").broken() == []
+    assert story.asked("get", 4.5, 5, "v").broken() == ["stale"]
+
+
+def test_who_repeats_a_create_is_not_told_that_it_is_another() -> None:
+    story = Story().create(1, 2).create(3, 4, answer="conflict").delivered(5)
+    assert story.broken() == ["conflict"]
+    assert story.asked("update", 2, 3, "w", answer="missing").broken() == ["denied"]
+
+
+def test_a_repeat_that_had_ended_before_the_first_delivery_explains_nothing() -> None:
+    story = Story().create(1, 2).create(2, 2.5).delivered(3).delivered(4)
+    assert story.broken() == ["duplicate"]
 
 
 def test_what_was_refused_and_then_done_may_come() -> None:

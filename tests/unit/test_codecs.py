@@ -118,16 +118,19 @@ MESSAGES: list[tuple[st.SearchStrategy[Any], Callable[[bytes], Any]]] = [
 
 
 @given(RECORDS)
+@settings(deadline=None)
 def test_records(record: Record) -> None:
     assert decode_record(encode_record(record)) == record
 
 
 @given(ENTRIES)
+@settings(deadline=None)
 def test_entries_of_a_log(entry: Entry) -> None:
     assert decode_entry(encode_entry(entry)) == entry
 
 
 @given(st.data(), st.sampled_from(MESSAGES))
+@settings(deadline=None)
 def test_messages_of_the_ring(data: st.DataObject, kind: Any) -> None:
     strategy, decode = kind
     message = data.draw(strategy)
@@ -135,6 +138,7 @@ def test_messages_of_the_ring(data: st.DataObject, kind: Any) -> None:
 
 
 @given(st.integers(1, 5_000), st.data())
+@settings(deadline=None)
 def test_sets_of_slots(slots: int, data: st.DataObject) -> None:
     chosen = data.draw(st.frozensets(st.integers(0, slots - 1), max_size=50))
     packed = pack_slots(chosen)
@@ -152,6 +156,7 @@ async def read(value: bytes) -> Replica:
 
 
 @given(REPLICAS)
+@settings(deadline=None)
 def test_how_far_a_slot_has_come(replica: Replica) -> None:
     assert asyncio.run(read(write_replica(replica))) == replica
 
@@ -183,6 +188,7 @@ def test_a_flipped_bit_is_refused_or_means_something_else(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @given(noise=st.binary(max_size=60) | st.just(b"\x91" * 3_000) | st.just(b"[" * 3_000))
+@settings(deadline=None)
 @example(noise=b"")
 def test_noise_is_refused_or_means_something(name: str, noise: bytes) -> None:
     for prefix in (b"", b"\x01"):
@@ -190,11 +196,13 @@ def test_noise_is_refused_or_means_something(name: str, noise: bytes) -> None:
 
 
 @given(RECORDS)
+@settings(deadline=None)
 def test_a_record_of_another_node_is_one_that_can_be_kept_or_is_refused(record: Record) -> None:
     TARGETS["new-record"].check(encode_record(record))
 
 
 @given(REPLICAS, st.data())
+@settings(deadline=None)
 def test_a_damaged_account_of_how_far_a_slot_has_come(
     replica: Replica, data: st.DataObject
 ) -> None:
@@ -207,6 +215,7 @@ def test_a_damaged_account_of_how_far_a_slot_has_come(
 
 
 @given(st.integers(2, 2**32), st.lists(st.none() | INTEGERS | TEXTS | BYTES, max_size=8))
+@settings(deadline=None)
 def test_an_entry_of_another_version_is_no_strangers(version: int, rest: list[Any]) -> None:
     with pytest.raises(RecordUnreadable, match=f"version {version}$") as refused:
         decode_entry(msgspec.msgpack.encode([version, "batch", *rest]))
@@ -282,7 +291,7 @@ NUMBERS = (
 @example(number="-0")
 @example(number="9" * 5_000)
 @example(number="1e999999999")
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_a_number_is_taken_as_it_is_or_refused(
     decode: Callable[[bytes], Any], field: str, least: int, most: int, number: str
 ) -> None:
@@ -312,6 +321,7 @@ def test_a_number_is_taken_as_it_is_or_refused(
     )
     | TEXTS
 )
+@settings(deadline=None)
 @example("0001-01-01T00:00:00+23:59")
 @example("9999-12-31T23:59:59.9999999-23:59")
 @example("2030-12-31T23:59:60Z")
@@ -339,6 +349,7 @@ DATA = st.recursive(
 
 
 @given(TEXTS | st.dictionaries(TEXTS, DATA, max_size=3), st.booleans())
+@settings(deadline=None)
 def test_what_is_taken_of_a_user_is_taken_of_another_node(data: Any, ascii_only: bool) -> None:
     sent = json.dumps(data, ensure_ascii=ascii_only).encode()
     request = decode_request(b'{"timeout":1,"data":%s,%s}' % (sent, CALLBACK))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skyring.ring.replays import ASKERS_MAX, WINDOW, Replays
 
 
 @given(st.lists(st.integers(1, 300), max_size=300))
+@settings(deadline=None)
 def test_each_number_is_new_once_in_whatever_order(numbers: list[int]) -> None:
     replays = Replays()
     seen: set[int] = set()

@@ -1,0 +1,18 @@
+"""Seeds that have found something; docs/SIMULATION.md tells what.
+
+The defects have tests of their own as well, and are made again as mutants: a seed plays something
+else as soon as the simulator or the timing of the product changes.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.seeds import play
+
+
+@pytest.mark.parametrize(
+    "seed", [17, 55, 68, 110, 201, 225, 226, 354, 370, 491, 576, 762, 1195, 2002]
+)
+def test_a_seed_that_has_found_something(seed: int) -> None:
+    play(seed)
