@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 FRAME_BYTES = 1_024
 """More than what a message adds to the keys and values of one commit."""
 CLAIM_TRIES = 20
-"""Claims of others that may come before one's own."""
+"""Last entries of the holder before that may come before one's claim."""
 
 
 class ReplicatedStorage(Storage):
@@ -116,12 +116,17 @@ class ReplicatedStorage(Storage):
         """
         async with self._alone(slots) as wanted:
             await self._read_on(wanted)
+            for slot in wanted:
+                slot.followed_epoch = slot.replica.epoch
 
     async def acquire(self, slots: Iterable[int]) -> None:
         """Catch up, and begin a new epoch of each slot: whoever held it before is fenced.
 
+        Who has claimed a slot since it was followed has a lease that nobody has counted with.
+
         Raises:
-            Unavailable: the log cannot be reached now; some of the slots may be held.
+            Unavailable: the log cannot be reached now, or another node has claimed a slot since it
+                was followed; the others may be held.
             StorageError: a log has lost what this node has applied.
         """
         async with self._alone(slots) as wanted:
@@ -239,11 +244,8 @@ class ReplicatedStorage(Storage):
             ended.set_result(None)
 
     async def _read_on(self, slots: list[SlotWork]) -> None:
-        ending = [
-            slot.task
-            for slot in slots
-            if slot.number not in self._held_slots and slot.task is not None
-        ]
+        others = [slot for slot in slots if slot.number not in self._held_slots]
+        ending = [slot.task for slot in others if slot.task is not None]
         if ending:  # what was begun under an earlier claim
             await asyncio.wait(ending)
         missing = [slot.number for slot in slots if slot.number not in self._held_slots]
@@ -269,8 +271,11 @@ class ReplicatedStorage(Storage):
 
     async def _claim(self, slot: SlotWork) -> None:
         era = self._era
+        epoch = slot.replica.epoch if slot.followed_epoch is None else slot.followed_epoch
         for _ in range(CLAIM_TRIES):
-            entry = self._appender.entry(slot, "claim", [], epoch=slot.replica.epoch + 1)
+            if slot.replica.epoch != epoch:
+                raise Unavailable(f"slot {slot.number} was claimed by another node meanwhile")
+            entry = self._appender.entry(slot, "claim", [], epoch=epoch + 1)
             try:
                 await self._appender.append(slot, entry)
             except Fenced:
@@ -279,11 +284,11 @@ class ReplicatedStorage(Storage):
                 if era != self._era or not self._lease():
                     # Perhaps this node was frozen, and others have claimed it after that.
                     raise Unavailable("the lease ended while slots were claimed")
-                slot.doubt = slot.snapshot_from = None
+                slot.doubt = slot.snapshot_from = slot.followed_epoch = None
                 slot.cannot_shorten = False
                 self._held_slots.add(slot.number)
                 return
-        raise Unavailable(f"others claim slot {slot.number} again and again")
+        raise Unavailable(f"others write to slot {slot.number} again and again")
 
     # Writing
 

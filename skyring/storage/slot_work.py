@@ -41,6 +41,8 @@ class SlotWork:
     def __init__(self, number: int) -> None:
         self.number = number
         self.replica = Replica()
+        self.followed_epoch: int | None = None
+        """The epoch when it was followed last: whoever claims it has decided on that."""
         self.doubt: str | None = None
         """Why it is not known whether the last append was made."""
         self.waiting: deque[PendingCommit] = deque()

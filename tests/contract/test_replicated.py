@@ -370,10 +370,10 @@ async def play(steps: list[Any]) -> None:
         node.log.faults.clear()
         await node.log.close()
         await outcome(partial(node.storage.commit, 0, []))  # a former holder learns that it is one
-    await nodes["a"].storage.acquire([0])
-    model.seen(await nodes["a"].content(0))
-    await nodes["b"].storage.acquire([0])
-    model.seen(await nodes["b"].content(0))
+    for last in nodes.values():
+        await last.storage.follow([0])
+        await last.storage.acquire([0])
+        model.seen(await last.content(0))
     epochs = [entry.epoch for entry in await messages(log)]
     assert epochs == sorted(epochs)
     for node in nodes.values():
@@ -387,6 +387,41 @@ def test_nothing_acknowledged_is_lost_whatever_happens(steps: list[Any], spare: 
         patch.setattr(NodeStore, "spare_bytes", spare)
         patch.setattr("skyring.storage.replicated.PAUSE_S", 0.001)
         asyncio.run(play(steps))
+
+
+async def test_a_slot_that_was_claimed_meanwhile_is_not_taken_away(log: MemoryLog) -> None:
+    """Whoever decided to claim it did not know of the other's lease."""
+    a, b = await opened("a", log), await opened("b", log)
+    await a.storage.follow([0, 1])
+    await b.storage.follow([0])
+    await b.storage.acquire([0])
+    with pytest.raises(Unavailable):
+        await a.storage.acquire([0, 1])
+    assert set(a.storage.held()) == {1}
+    await b.storage.commit(0, [(b"k", b"v")])
+    await a.storage.follow([0])
+    await a.storage.acquire([0])
+    assert await a.content(0) == {b"k": b"v"}
+
+
+async def test_a_claim_whose_answer_is_lost_is_not_made_again_over_that_of_another(
+    log: MemoryLog,
+) -> None:
+    """It waits for the answer, while the other claims, with every right, after it."""
+    a, b = await opened("a", log), await opened("b", log)
+    await a.storage.follow([0])
+    a.log.faults.append("then away")
+    claiming = asyncio.create_task(a.storage.acquire([0]))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert await log.last(0) is not None, "it is claimed, and nobody knows"
+    await b.storage.follow([0])
+    await b.storage.acquire([0])
+    a.log.is_away = False
+    with pytest.raises(Unavailable):
+        await claiming
+    assert not a.storage.held()
+    await b.storage.commit(0, [(b"k", b"v")])
 
 
 async def test_two_who_catch_up_at_once_do_it_one_after_the_other(log: MemoryLog) -> None:
@@ -478,6 +513,7 @@ async def test_who_reads_a_log_passes_over_what_is_no_entry(log: MemoryLog, data
     await a.storage.release([0])
     again = await opened("a", log, a.state)
     await again.storage.acquire([0])
+    await fresh.storage.follow([0])
     await fresh.storage.acquire([0])
     assert await fresh.content(0) == {b"k": b"1", b"l": b"2"}
     assert fresh.storage.epoch(0) == 4 + 1

@@ -13,7 +13,7 @@ from skyring.bench.chaos.faults import FAULTS
 from skyring.bench.chaos.load import answer_of
 from skyring.bench.chaos.receiver import _status, read_delivery
 from skyring.bench.chaos.report import figures, finding, require_matplotlib, series, write
-from skyring.bench.chaos.scenarios import SCENARIOS, Limits, Outcome
+from skyring.bench.chaos.scenarios import SCENARIOS, Limits, Outcome, _pending, listed
 from skyring.bench.errors import BenchError
 from skyring.testing.proof.checker import Violation, check
 from skyring.testing.proof.history import Delivery, Fault, History, Operation
@@ -127,6 +127,88 @@ def test_a_payload_that_nobody_has_given_is_wrong_though_damage_is_reported() ->
     found = _judge("flip", history, history.deliveries, False, True)
     assert found.verdict == "WRONG"
     assert [each.rule for each in found.violations] == ["content"]
+
+
+def replaced() -> History:
+    """Timer a is updated, timer b is cancelled, both long before the node is killed."""
+    history = damaged()
+    history.operations += [
+        Operation("update", "a", 2.0, "new", 500, "n1"),
+        Operation("cancel", "b", 2.0, "", 500, "n1"),
+    ]
+    for operation in history.operations[2:]:
+        operation.ended("done", 2.1)
+    history.faults = [Fault("kill -9", 20.0, float("inf"))]
+    return history
+
+
+NEW = delivery("a", "new", 30.0)
+
+
+@pytest.mark.parametrize("is_reported", [False, True])
+@pytest.mark.parametrize(
+    ("came", "rules"),
+    [
+        ([delivery("a", "aaa", 30.0)], ["lost", "content"]),
+        ([delivery("a", "aaa", 30.0), NEW], ["content"]),
+        ([NEW, delivery("b", "bbb", 30.0)], ["after cancel"]),
+        ([NEW], []),
+    ],
+    ids=["old for new", "old and new", "cancelled", "nothing"],
+)
+def test_what_is_as_it_was_before_has_to_be_reported(
+    came: list[Delivery], rules: list[str], is_reported: bool
+) -> None:
+    history = replaced()
+    history.deliveries = came
+    found = _judge("flip", history, came, False, is_reported)
+    assert [each.rule for each in found.violations] == ([] if is_reported else rules)
+    how = "nothing lost" if not rules else "lost" if "lost" in rules else "old"
+    silence = how if how == "nothing lost" else f"{how.upper()} IN SILENCE"
+    assert found.verdict == (f"{how}, reported" if is_reported else silence)
+
+
+@pytest.mark.parametrize(
+    ("first_s", "rules"), [(10.0, ["duplicate"]), (19.5, [])], ids=["long ago", "under way"]
+)
+def test_what_was_delivered_long_before_the_kill_does_not_come_again(
+    first_s: float, rules: list[str]
+) -> None:
+    history = replaced()
+    came = [NEW]
+    history.deliveries = [delivery("a", "new", first_s), *came]
+    found = _judge("flip", history, came, False, False)
+    assert [each.rule for each in found.violations] == rules
+    assert _judge("flip", history, came, False, True).violations == []
+
+
+@pytest.mark.parametrize(
+    ("broken", "rule"),
+    [
+        (History(failures=[(0.0, "a traceback")]), "failure"),
+        (History(deliveries=[delivery("c", "ccc")]), "content"),
+    ],
+)
+def test_a_report_does_not_excuse_everything(broken: History, rule: str) -> None:
+    for has_ended in (False, True):
+        found = _judge("flip", broken, broken.deliveries, has_ended, True)
+        assert (found.verdict, [each.rule for each in found.violations]) == ("WRONG", [rule])
+
+
+def test_no_answer_does_not_mean_that_nothing_is_pending() -> None:
+    assert listed(503, b'{"code":"unavailable"}', "timers") is None
+    assert listed(200, b'{"timers":[],"next":null}', "timers") == set()
+    assert listed(200, b'{"timers":[{"id":"a"}],"next":null}', "timers") == {"a"}
+
+
+def test_what_is_pending_in_the_end_is_a_violation() -> None:
+    history = damaged()
+    assert _pending(history) == []
+    history.pending = {"b", "a"}
+    assert [(each.rule, each.timer) for each in _pending(history)] == [
+        ("pending", "a"),
+        ("pending", "b"),
+    ]
 
 
 def test_scenarios_name_faults_that_there_are() -> None:

@@ -7,19 +7,19 @@ place of one file is damaged, and a node is started on it.
 from __future__ import annotations
 
 import asyncio
-import random
 import re
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
+from skyring.bench.chaos.blows import Blow, How, blows, strike
 from skyring.bench.chaos.load import Load, LoadShape
 from skyring.bench.chaos.receiver import ChaosReceiver
 from skyring.bench.chaos.sandbox import Network
-from skyring.bench.chaos.scenarios import Outcome
+from skyring.bench.chaos.scenarios import Outcome, listed
 from skyring.bench.chaos.world import World
 from skyring.bench.client import Connection
 from skyring.bench.errors import BenchError
@@ -30,63 +30,21 @@ __all__ = ["Blow", "How", "blows", "run_damage", "strike"]
 
 ARGUMENTS = ("--storage:write-buffer-bytes", "65536")
 """Small, so that there are table files and not just a log."""
+ALLOWANCE = Allowance(begun_s=1.05)
 SHAPE = LoadShape(rate_per_s=150.0, timeouts_ms=(300, 4_000))
 QUIET_S = 1.0
 ROUND_S_MAX = 15.0
 POLL_S = 0.1
-FILES = {"log": "*.log", "table": "*.ldb", "manifest": "MANIFEST-*"}
 REPORTED = re.compile(
     r" (ERROR|CRITICAL) .*(damaged|lost|cannot be read)|skyring: .*(damaged|cannot use)"
 )
 """A line of the log that says that timers may be lost."""
 NOBODY = "nobody has asked"
 """How the checker begins to speak of a payload that no client has given."""
-
-
-How: TypeAlias = Literal["flip", "truncate"]
-
-
-class Blow(NamedTuple):
-    """One place of one kind of file."""
-
-    kind: str
-    how: How
-    which: float
-    """Of the files of this kind, as a share of their number."""
-    where: float
-    """In it, as a share of its length."""
-    bit: int
-
-
-def blows(count: int, seed: int) -> list[Blow]:
-    """The blows of a run: all kinds in turn, the places by chance."""
-    chance = random.Random(f"{seed} damage")
-    hows: tuple[How, ...] = ("flip", "truncate")
-    pairs = [(kind, how) for how in hows for kind in FILES]
-    return [
-        Blow(*pairs[number % len(pairs)], chance.random(), chance.random(), chance.randrange(8))
-        for number in range(count)
-    ]
-
-
-def strike(directory: Path, blow: Blow) -> str:
-    """Damage a file in place; what was done, in words.
-
-    Raises:
-        BenchError: there is no such file.
-    """
-    files = [file for file in sorted(directory.glob(FILES[blow.kind])) if file.stat().st_size]
-    if not files:
-        raise BenchError(f"there is no {FILES[blow.kind]} in {directory}")
-    file = files[int(blow.which * len(files))]
-    content = bytearray(file.read_bytes())
-    at = int(blow.where * len(content))
-    if blow.how == "truncate":
-        del content[at:]
-    else:
-        content[at] ^= 1 << blow.bit
-    file.write_bytes(content)
-    return f"{blow.how} {file.name} at {at}"
+LOSSES = ("lost", "content", "after cancel", "duplicate")
+"""Rules that are broken when records are missing: creates, updates, cancels, ends of deliveries."""
+SETTLED_S = 2.0
+"""So long after a delivery was taken its timer is gone from the disk."""
 
 
 class _Round(NamedTuple):
@@ -115,6 +73,8 @@ async def run_damage(
     async with ChaosReceiver(directory, network.home, is_kind=True) as receiver:
         sound = await _make(directory / "sound", network, receiver, history, seed, load_s)
         history.deliveries = receiver.deliveries(network.names())
+        # Before anything was damaged nothing is excused; what is missing is to be delivered still.
+        violations += [each for each in check(history, ALLOWANCE) if each.rule != "lost"]
         await asyncio.sleep(SHAPE.timeouts_ms[1] / 1000)  # then all of it is due, in each round
         for number, blow in enumerate(chosen):
             place = directory / f"round-{number}"
@@ -162,10 +122,10 @@ async def _round(
     world = World(place, network, nodes=1, servers=0, arguments=ARGUMENTS)
     try:
         async with world:
-            await _until_quiet(world, receiver)
+            is_quiet = await _until_quiet(world, receiver)
             has_ended = world.has_ended("n1")
     except BenchError:
-        has_ended = True
+        has_ended = is_quiet = True
     node = world.nodes["n1"]
     came = receiver.deliveries(network.names())[seen:]
     history.deliveries = sound.deliveries + came
@@ -173,6 +133,8 @@ async def _round(
     defects = [line for line in node.defects() if not REPORTED.search(line)]
     if has_ended and not is_reported:
         defects.append(f"n1 has ended, and its last words are {node.server.log[-300:]!r}")
+    if not (is_quiet or has_ended):
+        defects.append(f"timers are pending still after {ROUND_S_MAX:.0f} s")
     history.failures = [(0.0, line) for line in defects]
     return _judge(what, history, came, has_ended, is_reported)
 
@@ -180,29 +142,50 @@ async def _round(
 def _judge(
     what: str, history: History, came: list[Delivery], has_ended: bool, is_reported: bool
 ) -> _Round:
-    """A loss that is reported is no violation; a payload that nobody has given always is one."""
-    found = check(history, Allowance(begun_s=1.05))
-    wrong = [each for each in found if each.rule in ("failure", "early") or NOBODY in each.text]
-    lost = sum(each.rule == "lost" for each in found)
-    old = len({each.timer for each in found if each.rule != "lost" and each not in wrong})
+    """What is missing is excused if the node has reported damage in this round; nothing else is."""
+    found = check(history, ALLOWANCE) + _again(history, came)
+    losses = [each for each in found if each.rule in LOSSES and NOBODY not in each.text]
+    wrong = [each for each in found if each not in losses]
+    lost = len({each.timer for each in losses if each.rule == "lost"})
+    old = len({each.timer for each in losses if each.rule != "lost"})
+    how = "lost" if lost else "old"
     if wrong:
         verdict = "WRONG"
-    elif has_ended:
+    elif has_ended and is_reported:
         verdict = "the node refuses, and says why"
-    elif not found:
+    elif not losses:
         verdict = "nothing lost, reported" if is_reported else "nothing lost"
     elif is_reported:
-        verdict = "lost, reported"
+        verdict = f"{how}, reported"
     else:
-        verdict, wrong = "LOST IN SILENCE", found
-    if lost or old:
+        verdict = f"{how.upper()} IN SILENCE"
+    if not is_reported:
+        wrong += losses
+    if losses:
         what = f"{what} ({len(came)} delivered, {lost} lost, {old} as they were before)"
     named = [each._replace(text=f"{what}: {each.text}") for each in wrong]
     return _Round(what, verdict, named)
 
 
-async def _until_quiet(world: World, receiver: ChaosReceiver) -> None:
-    """Until nothing is pending and nothing has come for a while."""
+def _again(history: History, came: list[Delivery]) -> list[Violation]:
+    """What was delivered long before the kill, and has come again.
+
+    The checker takes the kill for an explanation, which it is only for what was under way.
+    """
+    killed_s = min((fault.start_s for fault in history.faults), default=0.0)
+    ended = {
+        (item.id, item.content)
+        for item in history.deliveries
+        if item.told and item.began_s < killed_s - SETTLED_S
+    }
+    text = "it had been delivered before the kill, and came again"
+    return [
+        Violation("duplicate", item.id, text) for item in came if (item.id, item.content) in ended
+    ]
+
+
+async def _until_quiet(world: World, receiver: ChaosReceiver) -> bool:
+    """Until nothing is pending and nothing has come for a while; does that come about?"""
     server = world.nodes["n1"].server
     began_s = quiet_s = time.monotonic()
     count = len(receiver.lines())
@@ -213,8 +196,9 @@ async def _until_quiet(world: World, receiver: ChaosReceiver) -> None:
                 count, quiet_s = len(receiver.lines()), time.monotonic()
             elif time.monotonic() - quiet_s > QUIET_S:
                 try:
-                    _, body = await connection.request("GET", "/timers?limit=1")
+                    status, body = await connection.request("GET", "/timers?limit=1")
                 except BenchError:
-                    return  # it has ended
-                if b'"timers":[]' in body.replace(b" ", b""):
-                    return
+                    return True  # it has ended
+                if listed(status, body, "timers") == set():
+                    return True
+    return False

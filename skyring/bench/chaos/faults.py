@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from skyring.bench.chaos.blows import FILES, Blow, How, strike
 from skyring.bench.chaos.receiver import ChaosReceiver
 from skyring.bench.chaos.world import World
 from skyring.bench.errors import BenchError
@@ -25,6 +27,8 @@ GIVEN_UP_S = 2.0
 """How long a node whose disk fails for good looks whether it comes back (see `scenarios`)."""
 
 
+REFUSED = re.compile(r"^skyring: .*(damaged|cannot be read)", re.MULTILINE)
+"""How a node says that it cannot use its files."""
 GIVEN_UP = "the storage did not come back"
 """What a node says then."""
 
@@ -205,6 +209,32 @@ async def fail_fsync_for_good(scene: Scene) -> None:
         await _restart_if_ended(scene, name)
 
 
+def _damage(kind: str) -> _Fault:
+    async def damage(scene: Scene) -> None:
+        """kill -9 of a node, one of whose files is damaged before it is started again.
+
+        It may refuse to start if it says why; then it begins anew. A log of NATS has it all.
+        """
+        name, chance = scene.node(), scene.chance
+        how: How = chance.choice(("flip", "truncate"))
+        blow = Blow(kind, how, chance.random(), chance.random(), chance.randrange(8))
+        server = scene.world.nodes[name].server
+        with scene.fault(f"{kind}, {how}", name):
+            await scene.world.kill(name)
+            what = f"{name}: {strike(server.storage_path, blow)}"
+            said = len(server.log)
+            try:
+                await scene.world.restart(name)
+            except BenchError:
+                if REFUSED.search(server.log, said) is None:
+                    raise
+                what = f"{what}; it refused to start, and began anew"
+                await scene.world.restart(name, empty=True)
+        scene.history.note(time.monotonic(), what)
+
+    return damage
+
+
 async def _restart_if_ended(scene: Scene, name: str) -> None:
     if not scene.world.has_ended(name):
         return
@@ -233,5 +263,6 @@ FAULTS: dict[str, _Fault] = {
     "disk-full": fill_disk,
     "fsync": fail_fsync,
     "fsync-for-good": fail_fsync_for_good,
+    **{f"damage-{kind}": _damage(kind) for kind in FILES},
 }
 """By name."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from skyring.bench.chaos.faults import FAULTS, GIVEN_UP, GIVEN_UP_S, Scene
 from skyring.bench.chaos.load import Load, LoadShape
@@ -21,7 +21,7 @@ from skyring.bench.errors import BenchError
 from skyring.testing.proof.checker import Allowance, Violation, check
 from skyring.testing.proof.history import Fault, History
 
-__all__ = ["SCENARIOS", "Limits", "Outcome", "Scenario", "run_scenario"]
+__all__ = ["SCENARIOS", "Limits", "Outcome", "Scenario", "listed", "run_scenario"]
 
 NODE_ARGUMENTS = ("--ring:request-timeout-ms", "4000")
 SMALL_DISK = ("--storage:write-buffer-bytes", "262144")
@@ -138,6 +138,11 @@ SCENARIOS: dict[str, Scenario] = {
         (*SMALL_DISK, "--storage:reopen-timeout-ms", str(int(GIVEN_UP_S * 1000))),
         shim=True,
     ),
+    "damage-ring": Scenario(
+        "a node of a ring is killed, one of its files is damaged, and it is started again",
+        ("damage-log", "damage-table", "damage-manifest"),
+        arguments=("--storage:write-buffer-bytes", "65536"),
+    ),
     "short": Scenario(
         "a node is killed, frozen, cut off; NATS is killed", ("kill", "freeze", "nats-all", "cut")
     ),
@@ -200,11 +205,11 @@ async def run_scenario(
                 await load.stop()
             outcome.answers, outcome.skipped = dict(load.statuses), load.skipped
             outcome.drain_s = await _drain(scene, limits)
-            _look(scene, outcome)
+            _look(scene)
     except (BenchError, RuntimeError, TimeoutError) as error:
         # Of the product as well as of this machine: in any case not what was to be seen.
         history.failures.append((time.monotonic(), f"the scenario has ended early: {error}"))
-    outcome.violations = check(history, limits.allowance())
+    outcome.violations = check(history, limits.allowance()) + _pending(history)
     return outcome
 
 
@@ -240,27 +245,44 @@ async def _drain(scene: Scene, limits: Limits) -> float:
     history = scene.history
     while True:
         history.deliveries = scene.receiver.deliveries(scene.world.network.names())
-        history.pending = await _listed(scene, "/timers", "timers")
+        pending = await _listed(scene, "/timers", "timers")
         missing = [each for each in check(history) if each.rule == "lost"]
         took_s = time.monotonic() - began_s
-        if (not missing and not history.pending) or took_s > limits.drain_s:
+        if (not missing and pending == set()) or took_s > limits.drain_s:
             break
         await asyncio.sleep(POLL_S)
-    history.dead = await _listed(scene, "/dead-letters", "dead_letters")
+    dead = await _listed(scene, "/dead-letters", "dead_letters")
+    for path, found in (("/timers", pending), ("/dead-letters", dead)):
+        if found is None:
+            history.failures.append((time.monotonic(), f"GET {path} is not answered with 200"))
+    history.pending, history.dead = pending or set(), dead or set()
     await asyncio.sleep(LINGER_S)  # for what should not come
     history.deliveries = scene.receiver.deliveries(scene.world.network.names())
     return took_s
 
 
-async def _listed(scene: Scene, path: str, key: str) -> set[str]:
+async def _listed(scene: Scene, path: str, key: str) -> set[str] | None:
+    """The ids that a node lists; None if it does not tell."""
     server = scene.world.running()[0].server
     async with Connection(server.host, server.port) as connection:
         status, body = await connection.request("GET", f"{path}?limit={PENDING_MAX}")
-    found: dict[str, Any] = json.loads(body) if status == 200 else {}
-    return {each["id"] for each in found.get(key, [])}
+    return listed(status, body, key)
 
 
-def _look(scene: Scene, outcome: Outcome) -> None:
+def listed(status: int, body: bytes, key: str) -> set[str] | None:
+    """The ids in an answer; None if it is none: then nothing is known of what is pending."""
+    if status != 200:
+        return None
+    return {each["id"] for each in json.loads(body)[key]}
+
+
+def _pending(history: History) -> list[Violation]:
+    """What is pending when everything should have been delivered for long."""
+    text = "it is pending still when everything should have been delivered"
+    return [Violation("pending", each, text) for each in sorted(history.pending)]
+
+
+def _look(scene: Scene) -> None:
     """What the processes have to say for themselves."""
     now_s = time.monotonic()
     world, history = scene.world, scene.history
@@ -270,5 +292,3 @@ def _look(scene: Scene, outcome: Outcome) -> None:
     defects = world.defects()
     given_up = [line for line in defects if GIVEN_UP in line][: scene.given_up]
     history.failures += [(now_s, line) for line in defects if line not in given_up]
-    if history.pending:
-        outcome.notes.append(f"{len(history.pending)} timers are pending still")

@@ -128,7 +128,8 @@ def _is_superseded(op: Operation, acknowledged: list[Operation], before_s: float
 def _early(timer: _Timer) -> Iterator[Violation]:
     dues: dict[str, int] = {}
     for op in timer.creates + timer.updates:  # a repeated create may have been the first to arrive
-        dues[op.content] = min(op.due_ms, dues.get(op.content, op.due_ms))
+        if op.due_ms:
+            dues[op.content] = min(op.due_ms, dues.get(op.content, op.due_ms))
     for item in timer.deliveries:
         due_ms = max(item.due_ms, dues.get(item.content, 0))
         if item.clock_ms < due_ms:

@@ -100,14 +100,15 @@ class Clients:
 
         By the clock of whoever carried the operation out, which was one of them.
         """
-        first: dict[str, float] = {}
+        began: dict[str, list[float]] = {}
         for item in self._history.deliveries:
-            first.setdefault(item.content, item.began_s)
+            began.setdefault(item.content, []).append(item.began_s)
         writers = self._writers()
         for operation, timeout_ms in self._relative:
-            until_s = first.get(operation.content)
-            if until_s is None:
+            after = [each for each in began.get(operation.content, ()) if each >= operation.sent_s]
+            if not after:
                 continue
+            until_s = min(after)
             ahead_ms = min(
                 machine.clock.offset_min_ms(operation.sent_s, until_s)
                 for machine in self._carriers(writers, operation, until_s)

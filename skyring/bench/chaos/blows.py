@@ -1,0 +1,59 @@
+"""What can befall the files of a LevelDB: a bit that is turned over, an end that is cut off."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
+
+from skyring.bench.errors import BenchError
+
+__all__ = ["FILES", "Blow", "How", "blows", "strike"]
+
+FILES = {"log": "*.log", "table": "*.ldb", "manifest": "MANIFEST-*"}
+"""Patterns of their names, by their kind."""
+
+How: TypeAlias = Literal["flip", "truncate"]
+
+
+class Blow(NamedTuple):
+    """One place of one kind of file."""
+
+    kind: str
+    how: How
+    which: float
+    """Of the files of this kind, as a share of their number."""
+    where: float
+    """In it, as a share of its length."""
+    bit: int
+
+
+def blows(count: int, seed: int) -> list[Blow]:
+    """The blows of a run: all kinds in turn, the places by chance."""
+    chance = random.Random(f"{seed} damage")
+    hows: tuple[How, ...] = ("flip", "truncate")
+    pairs = [(kind, how) for how in hows for kind in FILES]
+    return [
+        Blow(*pairs[number % len(pairs)], chance.random(), chance.random(), chance.randrange(8))
+        for number in range(count)
+    ]
+
+
+def strike(directory: Path, blow: Blow) -> str:
+    """Damage a file in place; what was done, in words.
+
+    Raises:
+        BenchError: there is no such file.
+    """
+    files = [file for file in sorted(directory.glob(FILES[blow.kind])) if file.stat().st_size]
+    if not files:
+        raise BenchError(f"there is no {FILES[blow.kind]} in {directory}")
+    file = files[int(blow.which * len(files))]
+    content = bytearray(file.read_bytes())
+    at = int(blow.where * len(content))
+    if blow.how == "truncate":
+        del content[at:]
+    else:
+        content[at] ^= 1 << blow.bit
+    file.write_bytes(content)
+    return f"{blow.how} {file.name} at {at}"
