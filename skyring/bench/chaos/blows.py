@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from skyring.bench.errors import BenchError
 
-__all__ = ["FILES", "Blow", "How", "blows", "strike"]
+__all__ = ["FILES", "Blow", "How", "blows", "kind_in", "strike"]
 
 FILES = {"log": "*.log", "table": "*.ldb", "manifest": "MANIFEST-*"}
 """Patterns of their names, by their kind."""
@@ -39,13 +39,23 @@ def blows(count: int, seed: int) -> list[Blow]:
     ]
 
 
+def kind_in(directory: Path, kind: str) -> str:
+    """This kind of file, or one that there is: a node that is young has no table yet."""
+    there = (each for each in (kind, "log") if _files(directory, each))
+    return next(there, "manifest")
+
+
+def _files(directory: Path, kind: str) -> list[Path]:
+    return [file for file in sorted(directory.glob(FILES[kind])) if file.stat().st_size]
+
+
 def strike(directory: Path, blow: Blow) -> str:
     """Damage a file in place; what was done, in words.
 
     Raises:
         BenchError: there is no such file.
     """
-    files = [file for file in sorted(directory.glob(FILES[blow.kind])) if file.stat().st_size]
+    files = _files(directory, blow.kind)
     if not files:
         raise BenchError(f"there is no {FILES[blow.kind]} in {directory}")
     file = files[int(blow.which * len(files))]

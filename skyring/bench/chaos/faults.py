@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from skyring.bench.chaos.blows import FILES, Blow, How, strike
+from skyring.bench.chaos.blows import FILES, Blow, How, kind_in, strike
 from skyring.bench.chaos.receiver import ChaosReceiver
 from skyring.bench.chaos.world import World
 from skyring.bench.errors import BenchError
@@ -217,10 +217,11 @@ def _damage(kind: str) -> _Fault:
         """
         name, chance = scene.node(), scene.chance
         how: How = chance.choice(("flip", "truncate"))
-        blow = Blow(kind, how, chance.random(), chance.random(), chance.randrange(8))
+        place = chance.random(), chance.random(), chance.randrange(8)
         server = scene.world.nodes[name].server
         with scene.fault(f"{kind}, {how}", name):
             await scene.world.kill(name)
+            blow = Blow(kind_in(server.storage_path, kind), how, *place)
             what = f"{name}: {strike(server.storage_path, blow)}"
             said = len(server.log)
             try:

@@ -12,14 +12,18 @@ from msgspec.structs import replace
 import skyring.timers.delivery
 import skyring.timers.operations
 import skyring.timers.service
-from skyring.errors import DeliveryInProgress, Fenced, NotFound
+from skyring.errors import DeliveryInProgress, Fenced, NotFound, Unavailable
 from skyring.ring.replays import Replays
+from skyring.storage.replicated import ReplicatedStorage
+from skyring.storage.slot_work import SlotWork
 from skyring.timers.operations import TimerOperations
 from skyring.timers.retry import Rescheduled, decide
 from skyring.timers.state import TimerState
 from skyring.timers.wire import Cancel
 
 __all__ = ["FOUND"]
+
+CLAIMS_MAX = 20
 
 
 def _put(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
@@ -83,6 +87,24 @@ def _denied_without_lease(stack: ExitStack) -> None:
     _put(stack, TimerState, "read", read)
 
 
+def _claimed_over_another(stack: ExitStack) -> None:
+    """A claim that another node has forestalled is made again at once, over that of the other."""
+    real = ReplicatedStorage._claim
+
+    async def claim(self: ReplicatedStorage, slot: SlotWork) -> None:
+        for _ in range(CLAIMS_MAX):
+            slot.followed_epoch = None
+            epoch = slot.replica.epoch
+            try:
+                await real(self, slot)
+                return
+            except Unavailable:
+                if slot.replica.epoch == epoch:
+                    raise
+
+    _put(stack, ReplicatedStorage, "_claim", claim)
+
+
 def _updated_again(stack: ExitStack) -> None:
     """An update that is sent again and finds no timer was not done, it says."""
     real = TimerOperations._update
@@ -106,5 +128,6 @@ FOUND: dict[str, Callable[[ExitStack], None]] = {
     "a question that comes twice": _asked_twice,
     "no denial without a lease": _denied_without_lease,
     "no retry before the due time": _retried_early,
+    "no claim over a newer one": _claimed_over_another,
 }
 """Rules that were broken, by name, and what breaks each again."""
