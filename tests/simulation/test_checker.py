@@ -204,6 +204,13 @@ def test_a_fault_of_others_explains_nothing() -> None:
     assert story.broken() == ["duplicate"]
 
 
+def test_a_fault_of_the_node_that_is_asked_explains_what_it_repeats() -> None:
+    for end_s, rules in ((4.5, []), (2.0, ["duplicate"])):
+        story = Story().create(1, end_s).delivered(3).fault(2.5, 3.5, "c").delivered(4)
+        story.history.operations[0].node = "c"
+        assert story.broken() == rules
+
+
 def test_a_fault_is_felt_for_a_while() -> None:
     story = Story().create(1, 2).fault(1.5, 2, "a").delivered(3).delivered(4)
     assert story.broken() == ["duplicate"]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from skyring.bench.chaos.blows import Blow, How, blows, strike
+from skyring.bench.chaos.blows import Blow, blows, strike
 from skyring.bench.chaos.load import Load, LoadShape
 from skyring.bench.chaos.receiver import ChaosReceiver
 from skyring.bench.chaos.sandbox import Network
@@ -26,7 +26,7 @@ from skyring.bench.errors import BenchError
 from skyring.testing.proof.checker import Allowance, Violation, check
 from skyring.testing.proof.history import Delivery, Fault, History
 
-__all__ = ["Blow", "How", "blows", "run_damage", "strike"]
+__all__ = ["blows", "run_damage"]
 
 ARGUMENTS = ("--storage:write-buffer-bytes", "65536")
 """Small, so that there are table files and not just a log."""

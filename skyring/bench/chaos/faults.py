@@ -219,9 +219,9 @@ def _damage(kind: str) -> _Fault:
         how: How = chance.choice(("flip", "truncate"))
         place = chance.random(), chance.random(), chance.randrange(8)
         server = scene.world.nodes[name].server
-        with scene.fault(f"{kind}, {how}", name):
+        blow = Blow(kind_in(server.storage_path, kind), how, *place)
+        with scene.fault(f"{blow.kind}, {how}", name):
             await scene.world.kill(name)
-            blow = Blow(kind_in(server.storage_path, kind), how, *place)
             what = f"{name}: {strike(server.storage_path, blow)}"
             said = len(server.log)
             try:

@@ -179,7 +179,14 @@ def _duplicates(timer: _Timer, history: History, allowance: Allowance) -> Iterat
             continue
         if _was_repeated(timer, item.content, before.began_s):
             continue  # a client that repeats its create may come when the first is delivered
-        nodes = frozenset((before.node, item.node))
+        # A node repeats a create that has no answer, and whoever is asked then may be another one.
+        asked = {
+            op.node
+            for op in timer.creates
+            if op.content == item.content
+            and (op.answered_s is None or op.answered_s > before.began_s)
+        }
+        nodes = frozenset({before.node, item.node, *asked})
         since_s = before.began_s - allowance.fault_s
         if not any(fault.hits(nodes, since_s, item.began_s) for fault in history.faults):
             text = f"{item.content} at {before.began_s:.3f} and again at {item.began_s:.3f}"
