@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from skyring.bench.chaos.damage import Blow, _judge, blows, strike
+from skyring.bench.chaos.blows import FILES, Blow, blows, kind_in, strike
+from skyring.bench.chaos.damage import _judge
 from skyring.bench.chaos.faults import FAULTS
 from skyring.bench.chaos.load import answer_of
 from skyring.bench.chaos.receiver import _status, read_delivery
@@ -92,6 +93,19 @@ def test_a_blow_changes_one_bit_or_cuts_the_end_off(tmp_path: Path) -> None:
     assert (tmp_path / "000003.log").read_bytes() == bytes(25)
     with pytest.raises(BenchError, match="no \\*\\.ldb"):
         strike(tmp_path, Blow("table", "flip", 0.0, 0.0, 0))
+
+
+def test_a_kind_of_file_that_is_not_there_yet_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "MANIFEST-000002").write_bytes(b"x")
+    assert kind_in(tmp_path, "table") == "manifest"
+    (tmp_path / "000003.log").write_bytes(b"x")
+    assert kind_in(tmp_path, "table") == "log"
+    (tmp_path / "000005.ldb").write_bytes(b"x")
+    assert [kind_in(tmp_path, kind) for kind in FILES] == list(FILES)
+
+
+def test_a_ring_whose_files_are_damaged_has_all_kinds_of_files_damaged() -> None:
+    assert list(SCENARIOS["damage-ring"].faults) == [f"damage-{kind}" for kind in FILES]
 
 
 def damaged(*deliveries: Delivery) -> History:
