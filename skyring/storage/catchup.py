@@ -73,8 +73,15 @@ class CatchUp:
                 return replica
         logger.error("the state of slot %d is damaged; it is read again from the log", slot)
         await self._wipe(slot)
+        replica = Replica(log=log)
+        await self._state.commit(slot, [(APPLIED_KEY, write_replica(replica))])
+        if not await self._state.scan(slot, APPLIED_KEY, APPLIED_KEY + b"\0", 1):
+            raise StorageError(
+                f"the state of slot {slot} is damaged, and what is written anew is not found;"
+                " move the storage directory of this node away: the log has it all"
+            )
         damaged.discard(slot)
-        return Replica(log=log)
+        return replica
 
     def apply(
         self, replica: Replica, entry: Entry, message: Message

@@ -73,7 +73,9 @@ class LevelDBFiles:
     open_files_max: int
     compression: Literal["snappy"] | None = None
     mark: Mark | None = None
-    """Tells whether writes are missing; None where they can be had again."""
+    """Tells whether writes are missing, or tables; None: that is not looked at."""
+    groups_last: bool = True
+    """Is an acknowledged group on the disk for good?"""
 
     def open(self) -> tuple[Any, bool]:
         """The open database, and whether damage was found on the way.
@@ -125,7 +127,7 @@ class LevelDBFiles:
             found = read_number(db, GROUP_KEY)
         except StorageError:
             found = self.mark.group  # that it is damaged is told elsewhere
-        is_short = found < self.mark.group
+        is_short = self.groups_last and found < self.mark.group
         if is_short:
             logger.error(
                 "%s is damaged: it ends at group %d, but group %d was acknowledged. What came"

@@ -25,8 +25,9 @@ def make_storage(settings: StorageSettings, slots: int) -> Storage:
         write_buffer_bytes=settings.write_buffer_bytes,
         open_files_max=settings.open_files_max,
         compression=None if settings.compression == "none" else settings.compression,
-        # With a log behind it, what is missing is read again (and sync is "never").
-        mark=Mark(settings.path) if settings.sync == "always" else None,
+        mark=Mark(settings.path),
+        # With a log behind it, what comes last and is missing is read again (and sync is "never").
+        groups_last=settings.sync == "always",
     )
     return LevelDBStorage(
         files,

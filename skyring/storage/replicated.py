@@ -39,10 +39,8 @@ __all__ = ["ReplicatedStorage", "ReplicationLimits"]
 
 logger = logging.getLogger(__name__)
 
-FRAME_BYTES = 1_024
-"""More than what a message adds to the keys and values of one commit."""
-CLAIM_TRIES = 20
-"""Last entries of the holder before that may come before one's claim."""
+FRAME_BYTES = 1_024  # more than what a message adds to the keys and values of one commit
+CLAIM_TRIES = 20  # last entries of the holder before, that may come before one's claim
 
 
 class ReplicatedStorage(Storage):
@@ -357,6 +355,8 @@ class ReplicatedStorage(Storage):
         except Unavailable:
             await asyncio.sleep(PAUSE_S)
             return
+        if slot.number in self._state.damage.slots:  # what is not in it would be purged
+            raise Fenced(f"the state of slot {slot.number} is damaged")
         pairs = fitting(pairs, self._message_bytes_max())
         if pairs:
             writes: list[Write] = [(key, value) for key, value in pairs if key != APPLIED_KEY]

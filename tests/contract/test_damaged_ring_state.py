@@ -37,8 +37,6 @@ LAST = b"of the other slot"
 """What comes last among all that is stored."""
 RECORD, INDEX = b"t/updated", b"d/5-updated"
 
-BROKEN = pytest.mark.xfail(strict=True, reason="a defect that is not mended yet")
-
 
 class Node:
     """One node's storage on a LevelDB of its own and the shared log."""
@@ -190,7 +188,6 @@ async def test_a_log_of_leveldb_that_is_cut_off(ring: Ring, share: float) -> Non
             assert await node.content(slot) == expected
 
 
-@BROKEN
 async def test_a_manifest_that_is_cut_off(tmp_path: Path) -> None:
     """LevelDB forgets tables then, and has what was written after them."""
     ring, path = Ring(tmp_path), tmp_path / "killed"
@@ -313,7 +310,6 @@ async def test_a_damaged_mark_of_what_was_applied(ring: Ring, part: str, which: 
     await ring.other_node_agrees()
 
 
-@BROKEN
 async def test_a_table_in_which_nothing_is_found(ring: Ring) -> None:
     """Its own index is damaged, and it is in the way of whatever is listed: that is not held."""
     path = ring.path / "killed"
@@ -347,7 +343,6 @@ async def test_who_follows_a_slot_reads_it_again_as_well(ring: Ring) -> None:
         assert await node.content() == ring.truth[SLOT]
 
 
-@BROKEN
 @PARTS
 async def test_no_snapshot_is_made_of_a_damaged_state(ring: Ring, part: bytes, which: int) -> None:
     """Or else the log, from which everything else is purged, would have lost it as well."""
