@@ -202,7 +202,7 @@ class Delivery:
             return None
         if record.next_ms == hint.due_ms:
             return record
-        await self._tidy(hint, term, record)  # often there is nothing: the timer was updated
+        await self._tidy(hint, term)  # often there is nothing: the timer was updated
         return None
 
     async def _push_back(self, hint: Hint) -> None:
@@ -215,14 +215,22 @@ class Delivery:
         self._schedule.push(hint)
         self._state.wake.set()
 
-    async def _tidy(self, hint: Hint, term: int, record: Record | None = None) -> None:
+    async def _tidy(self, hint: Hint, term: int) -> None:
         """Remove a key of the due index that has no record, or that of another time: damage."""
         key = due_key(hint.due_ms, hint.id)
+        record: Record | None = None
         try:
-            left_over = await self._storage.get(hint.slot, key) is not None
-        except (Unavailable, Fenced):
+            if await self._storage.get(hint.slot, key) is None:
+                return  # as usual: it was cancelled, updated or delivered meanwhile
+            # The record may have come just now, with this key: it is looked at once more.
+            value = await self._state.read(hint.slot, timer_key(hint.id))
+            record = None if value is None else decode_record(value)
+        except (Unavailable, Fenced, RecordUnreadable):
             return
-        if not left_over or self._state.term(hint.slot) != term:
+        if record is not None and record.next_ms == hint.due_ms:
+            self._state.push(hint.slot, hint.id, record)
+            return
+        if self._state.term(hint.slot) != term:
             return
         writes: list[Write] = [(key, None)]
         if record is None:

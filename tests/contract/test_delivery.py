@@ -264,3 +264,24 @@ async def test_a_cancel_that_was_given_up_is_done_or_not_but_nothing_between(
         clock.advance(1_000)
         await recorder.wait_for(*pending)
     assert set(recorder.ids) == pending
+
+
+async def test_a_record_that_comes_between_two_looks_is_no_damage(
+    tmp_path: Path, clock: ManualClock, recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its key in the due index comes with it, and is found; the record was looked for before."""
+    async with Skyring(settings_for("memory", tmp_path), transports=[recorder], clock=clock) as sky:
+        await sky.timers.create(timeout=1_000, callback=to(), id="timer")
+        state = sky.node._state
+        read, looks = state.read, 0
+
+        async def read_too_early(slot: int, key: bytes) -> bytes | None:
+            nonlocal looks
+            looks += 1
+            return None if looks == 1 else await read(slot, key)
+
+        state.read = read_too_early  # type: ignore[method-assign]
+        clock.advance(1_000)
+        await recorder.wait_for("timer")
+    assert recorder.ids == ["timer"]
+    assert "damaged" not in caplog.text

@@ -38,8 +38,13 @@ PROBE_S_MAX = 3.0
 PROBES = 3
 """Timers made at each node when all is well."""
 POLL_S = 0.25
-EXPECTED_ERRORS = ("a write failed", "the node has failed", "the due index of slot")
-"""What a node may have to say when its disk fails; anything else is a defect."""
+EXPECTED_ERRORS = (
+    "a write failed",
+    "the node has failed",
+    "the due index of slot",
+    "a delivery does not end",
+)
+"""What a node may have to say when its disk fails or it was stalled; anything else is a defect."""
 PAGE = 1_000
 
 
