@@ -272,7 +272,7 @@ async def test_a_record_that_comes_between_two_looks_is_no_damage(
     """Its key in the due index comes with it, and is found; the record was looked for before."""
     async with Skyring(settings_for("memory", tmp_path), transports=[recorder], clock=clock) as sky:
         await sky.timers.create(timeout=1_000, callback=to(), id="timer")
-        state = sky.node._state
+        state = sky._node._state
         read, looks = state.read, 0
 
         async def read_too_early(slot: int, key: bytes) -> bytes | None:
