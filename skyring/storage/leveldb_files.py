@@ -53,6 +53,8 @@ QUARANTINE_PREFIX = b"q/"
 """Damaged records are kept as they were found under this prefix and their old key."""
 
 
+KEPT_MAX = 10
+"""Copies of damaged files; of more than these nobody would learn anything."""
 UNREADABLE = "is damaged, or its disk fails; restore it from a backup"
 """What is said of a table that is cut off, for one."""
 
@@ -210,6 +212,8 @@ class LevelDBFiles:
     def _keep_files(self, is_short: bool) -> Path:
         number = 1
         while (kept := self.path / f"damaged-{number}").exists():
+            if number == KEPT_MAX:
+                return kept
             number += 1
         kept.mkdir()
         for file in sorted(self.path.iterdir()):

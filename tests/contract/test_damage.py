@@ -388,3 +388,14 @@ async def test_a_mark_that_the_disk_does_not_give_back_is_told_as_such(killed: P
     (killed / NAME).mkdir()
     with pytest.raises(StorageError, match=f"its disk fails.*{NAME}"):
         await make(killed).open()
+
+
+def test_the_copies_of_damaged_files_are_bounded(tmp_path: Path) -> None:
+    files = LevelDBFiles(
+        tmp_path, slots=4, cache_bytes=1 << 20, write_buffer_bytes=1 << 20, open_files_max=50
+    )
+    database, _ = files.open()
+    database.close()
+    for _ in range(15):
+        files._keep_files(is_short=False)
+    assert len(list(tmp_path.glob("damaged-*"))) == 10
