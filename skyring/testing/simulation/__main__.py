@@ -19,11 +19,21 @@ VIOLATIONS_SHOWN_MAX = 5
 LINES_SHOWN_MAX = 400
 
 
+def _known(given: str | list[str] | None) -> str | list[str] | None:
+    names = [given] if isinstance(given, str) else given or []
+    for name in names:
+        if name and name not in MUTANTS:
+            raise typer.BadParameter(f"no such rule: {name}; there are: {'; '.join(MUTANTS)}")
+    return given
+
+
 def seeds(
     count: Annotated[int, typer.Option("--seeds", min=1, help="how many seeds")] = 200,
     first: Annotated[int, typer.Option(min=0, help="the first of them")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="processes")] = cpu_count(),
-    mutant: Annotated[str, typer.Option(help="a safety rule that is switched off")] = "",
+    mutant: Annotated[
+        str, typer.Option(callback=_known, help="a safety rule that is switched off")
+    ] = "",
     keep_going: Annotated[bool, typer.Option(help="go on after a violation")] = False,
 ) -> None:
     """Play many seeds. Ends with 1 if a promise was broken."""
@@ -60,7 +70,9 @@ def replay(
     seed: Annotated[int, typer.Argument(help="the seed")],
     timer: Annotated[str, typer.Option(help="id of a timer; empty: the first at fault")] = "",
     verbose: Annotated[bool, typer.Option(help="also what the nodes log")] = False,
-    mutant: Annotated[str, typer.Option(help="a safety rule that is switched off")] = "",
+    mutant: Annotated[
+        str, typer.Option(callback=_known, help="a safety rule that is switched off")
+    ] = "",
 ) -> None:
     """Play one seed, and tell what has happened to a timer. Ends with 1 after a violation."""
     with mutated(mutant):
@@ -79,7 +91,9 @@ def replay(
 def mutants(
     most: Annotated[int, typer.Option("--seeds", min=1, help="seeds for each at most")] = 500,
     jobs: Annotated[int, typer.Option(min=1, help="processes")] = cpu_count(),
-    only: Annotated[list[str] | None, typer.Argument(help="names; all if none")] = None,
+    only: Annotated[
+        list[str] | None, typer.Argument(callback=_known, help="names; all if none")
+    ] = None,
 ) -> None:
     """Switch off one safety rule after the other; ends with 1 if one of them is not missed."""
     missed = []
