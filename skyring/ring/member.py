@@ -41,8 +41,7 @@ JOIN_PAUSE_S = 0.5
 MOVE_ASK_TIMEOUT_MS = 3_000
 RELEASE_S = 3.0
 """Time allowed to the storage to finish what is under way when this node leaves."""
-QUESTIONS_MAX = 10_000
-"""Questions of others that are answered at once; more are dropped."""
+QUESTIONS_MAX = 10_000  # of others that are answered at once; more are dropped
 
 
 class MemberSettings(NamedTuple):
@@ -135,6 +134,7 @@ class RingMember:
             self.ownership,
             host,
             bus,
+            self.observer,
             self._spawn,
             clock,
             self._on_claimed,
@@ -264,7 +264,7 @@ class RingMember:
             self.observer.tick()
             if self.presence.state == "alive" and self._is_informed and self.may_act():
                 if self.ownership.missing():
-                    self._mover.step(self.observer.holders())
+                    self._mover.step()
                 else:
                     self._is_settled = self._me in self.observer.membership.owners()
             await wait_for_event(self._mover.wake, self._tick_s)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from skyring.clock import Clock
 from skyring.errors import TooLarge, Unavailable
 from skyring.ring.bus import Bus
 from skyring.ring.host import SlotHost
 from skyring.ring.messages import Garbled, ReleaseQuestion, decode_release_answer, encode
-from skyring.ring.observer import Spawn
-from skyring.ring.ownership import Holder, Ownership
+from skyring.ring.observer import Observer, Spawn
+from skyring.ring.ownership import Ownership
 from skyring.ring.slots import pack_slots, unpack_slots
 
 __all__ = ["Mover"]
@@ -29,6 +30,7 @@ class Mover:
         ownership: decides.
         host: who keeps the slots.
         bus: the way to their holders.
+        observer: knows who holds what.
         spawn: begins a task that belongs to the ring.
         clock: for waits.
         changed: called when slots were claimed.
@@ -42,6 +44,7 @@ class Mover:
         ownership: Ownership,
         host: SlotHost,
         bus: Bus,
+        observer: Observer,
         spawn: Spawn,
         clock: Clock,
         changed: Callable[[frozenset[int]], None],
@@ -52,6 +55,7 @@ class Mover:
         self._ownership = ownership
         self._host = host
         self._bus = bus
+        self._observer = observer
         self._spawn = spawn
         self._clock = clock
         self._changed = changed
@@ -62,19 +66,17 @@ class Mover:
         self.wake = asyncio.Event()
         """Set when there may be a next step."""
 
-    def step(self, holders: Mapping[int, Holder]) -> None:
-        """Begin what is to be done now.
-
-        Args:
-            holders: other nodes that say that they hold slots, by slot.
-        """
-        steps = self._ownership.step(holders, self._clock.monotonic_ms())
+    def step(self) -> None:
+        """Begin what is to be done now."""
+        steps = self._ownership.step(self._observer.holders(), self._clock.monotonic_ms())
         if steps.follow:
             self._spawn(self._follow(steps.follow))
         for node, slots in steps.ask.items():
             self._spawn(self._ask(node, slots))
         if steps.claim:
             self._spawn(self._claim(steps.claim))
+        if steps.overtake:
+            self._spawn(self._overtake(steps.overtake))
 
     async def idle(self) -> None:
         """Wait until no claim is under way."""
@@ -103,17 +105,44 @@ class Mover:
         self._ownership.refused(slots - released, self._clock.monotonic_ms())
         self.wake.set()
 
-    async def _claim(self, slots: frozenset[int]) -> None:
+    async def _overtake(self, slots: frozenset[int]) -> None:
+        """Claim slots whose holders have not been heard for too long.
+
+        It is the server that renews their leases. Whoever is not heard here, and has its
+        announcements kept there, lives.
+        """
+        with self._claiming():
+            held = slots
+            with suppress(Unavailable):
+                await self._observer.read_announcements()
+                now_ms, holders = self._clock.monotonic_ms(), self._observer.holders()
+                held = frozenset(
+                    slot
+                    for slot in slots
+                    if slot in holders and now_ms < holders[slot].lease_until_ms
+                )
+            self._ownership.lost(held, self._clock.monotonic_ms())
+            if slots - held:
+                await self._claim(slots - held)
+        self.wake.set()
+
+    @contextmanager
+    def _claiming(self) -> Iterator[None]:
         self._claims += 1
         self._no_claims.clear()
         try:
-            await self._host.claim(slots)
-        except Unavailable as error:
-            logger.warning("%d slots cannot be claimed now: %s", len(slots), error)
+            yield
         finally:
             self._claims -= 1
             if not self._claims:
                 self._no_claims.set()
+
+    async def _claim(self, slots: frozenset[int]) -> None:
+        with self._claiming():
+            try:
+                await self._host.claim(slots)
+            except Unavailable as error:
+                logger.warning("%d slots cannot be claimed now: %s", len(slots), error)
         held = slots.intersection(self._host.held())
         self._ownership.claimed(held)
         self._ownership.lost(slots - held, self._clock.monotonic_ms())

@@ -42,7 +42,9 @@ class Steps(NamedTuple):
     ask: Mapping[str, frozenset[int]] = {}
     """Ask these nodes to release these slots: `released` or `refused`."""
     claim: frozenset[int] = frozenset()
-    """Claim these slots: `claimed` or `lost`."""
+    """Claim these slots, which were released: `claimed` or `lost`."""
+    overtake: frozenset[int] = frozenset()
+    """Claim these slots, which nobody is known to hold any more, after a last look."""
 
 
 class Ownership:
@@ -140,6 +142,7 @@ class Ownership:
         follow: set[int] = set()
         ask: dict[str, set[int]] = {}
         claim: set[int] = set()
+        overtake: set[int] = set()
         moving = sum(phase in ("asking", "released", "claiming") for phase in self._phases)
         for slot, phase in enumerate(self._phases):
             if self._placement[slot] != self._me or now_ms < self._not_before_ms[slot]:
@@ -167,7 +170,7 @@ class Ownership:
                     may_claim = now_ms >= holder.lease_until_ms
                 if may_claim:
                     self._phases[slot] = "claiming"
-                    claim.add(slot)
+                    overtake.add(slot)
                 elif holder is not None and holder.is_listening and moving < self._moves_max:
                     moving += 1
                     self._phases[slot] = "asking"
@@ -176,6 +179,7 @@ class Ownership:
             frozenset(follow),
             {name: frozenset(asked) for name, asked in ask.items()},
             frozenset(claim),
+            frozenset(overtake),
         )
 
     def _move(self, slots: Iterable[int], before: Phase, after: Phase) -> None:

@@ -381,3 +381,20 @@ async def test_a_node_whose_lease_has_lapsed_denies_no_timer() -> None:
             with pytest.raises(Unavailable):
                 await change
         await b.timers.cancel(timer_id)
+
+
+async def test_who_is_not_heard_by_one_alone_keeps_its_slots() -> None:
+    """Its lease is renewed by the server, where its announcements are kept for all."""
+    async with ring_of("a", "b") as ring:
+        a, b = ring.nodes.values()
+        before, claims = a.held, Claims(ring)
+        claimed = claims.of("b")
+        ring.network.is_cut = lambda source, target: (source, target) == ("a", "b")
+        await ring.until(lambda: b.sees()["a"] == "dead")
+        looks = Ticks(b)
+        await ring.until(lambda: looks.count > 200)
+        assert a.held == before
+        assert claims.of("b") == claimed
+        assert ring.nobody_shares()
+        ring.network.is_cut = lambda source, target: False
+        await ring.settled()

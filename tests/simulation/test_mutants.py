@@ -16,11 +16,11 @@ SEEDS_MAX = 60
 @pytest.mark.parametrize(
     "name",
     [
-        "applied sequence in the batch",
         "delete after success",
         "claim replay",
         "cancel's barrier",
         "retry after failure",
+        "refused when sent again",
     ],
 )
 def test_a_rule_that_is_switched_off_is_missed(name: str) -> None:

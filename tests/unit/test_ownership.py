@@ -40,7 +40,7 @@ def test_slots_that_nobody_holds_are_followed_and_claimed() -> None:
     assert owner.step({}, 0) == Steps(follow=frozenset(range(SLOTS)))
     assert owner.step({}, 0) == Steps()
     owner.followed([0, 1])
-    assert owner.step({}, 0) == Steps(claim=all_of(0, 1))
+    assert owner.step({}, 0) == Steps(overtake=all_of(0, 1))
     assert owner.held() == frozenset()
     owner.claimed([0])
     owner.lost([1], 0)
@@ -58,7 +58,7 @@ def test_a_slot_without_a_holder_is_left_alone_at_first() -> None:
     assert owner.step({}, 1_499) == Steps(), "another node may be claiming it"
     owner.placed(MINE, 1_400)
     assert owner.step({0: holder(9_999)}, 1_500) == Steps(
-        ask={"other": all_of(0)}, claim=all_of(*range(1, SLOTS))
+        ask={"other": all_of(0)}, overtake=all_of(*range(1, SLOTS))
     )
 
 
@@ -68,9 +68,9 @@ def test_the_lease_of_a_dead_holder_counts_also_when_the_grace_is_over() -> None
     follow(owner)
     holders = {0: holder(LEASE_MS, is_listening=False)}
     assert owner.step(holders, 199) == Steps()
-    assert owner.step(holders, 200) == Steps(claim=all_of(*range(1, SLOTS)))
+    assert owner.step(holders, 200) == Steps(overtake=all_of(*range(1, SLOTS)))
     assert owner.step(holders, LEASE_MS - 1) == Steps()
-    assert owner.step(holders, LEASE_MS) == Steps(claim=all_of(0))
+    assert owner.step(holders, LEASE_MS) == Steps(overtake=all_of(0))
 
 
 def test_slots_of_others_are_left_alone() -> None:
@@ -84,7 +84,7 @@ def test_a_holder_is_asked_and_then_the_slot_is_claimed() -> None:
     owner = ownership()
     follow(owner)
     holders = {slot: holder() for slot in (0, 1, 2)}
-    assert owner.step(holders, 0) == Steps(ask={"other": all_of(0, 1, 2)}, claim=all_of(3, 4, 5))
+    assert owner.step(holders, 0) == Steps(ask={"other": all_of(0, 1, 2)}, overtake=all_of(3, 4, 5))
     owner.released([0, 1], "other")
     owner.refused([2], 0)
     assert owner.step(holders, 0) == Steps(claim=all_of(0, 1))
@@ -100,12 +100,12 @@ def test_a_holder_that_does_not_answer_is_waited_out(is_listening: bool) -> None
     now_ms = 0
     while now_ms < LEASE_MS:
         steps = owner.step(holders, now_ms)
-        assert steps.claim == frozenset()
+        assert not steps.claim | steps.overtake
         assert bool(steps.ask) <= is_listening
         for asked in steps.ask.values():
             owner.refused(asked, now_ms)
         now_ms += 100
-    assert owner.step(holders, now_ms).claim == frozenset(range(SLOTS))
+    assert owner.step(holders, now_ms).overtake == frozenset(range(SLOTS))
 
 
 def test_what_is_placed_elsewhere_again_is_let_go_but_what_is_held_is_served() -> None:
@@ -144,7 +144,7 @@ def test_few_are_taken_from_a_holder_at_once() -> None:
 def test_what_nobody_holds_any_more_is_claimed_together() -> None:
     owner = ownership(moves_max=2)
     follow(owner)
-    assert owner.step({}, 1).claim == frozenset(range(SLOTS))
+    assert owner.step({}, 1).overtake == frozenset(range(SLOTS))
 
 
 def test_a_log_that_cannot_be_read_is_tried_again() -> None:
@@ -205,7 +205,8 @@ class Moves(RuleBasedStateMachine):
     def step(self, ms: int) -> None:
         self.now_ms += ms
         steps = self.owner.step(self.holders, self.now_ms)
-        for slot in steps.claim:
+        assert steps.claim <= self.released.keys()
+        for slot in steps.claim | steps.overtake:
             found = self.holders.get(slot)
             assert found is None or found.lease_until_ms <= self.now_ms or slot in self.released
         for name, slots in steps.ask.items():
@@ -213,7 +214,7 @@ class Moves(RuleBasedStateMachine):
             assert all(self.holders[slot].is_listening for slot in slots)
             self.asked |= dict.fromkeys(slots, name)
         self.following |= steps.follow
-        self.claiming |= steps.claim
+        self.claiming |= steps.claim | steps.overtake
         assert not self.claiming & self.owner.held()
 
     @rule()
