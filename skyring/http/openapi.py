@@ -8,7 +8,7 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from skyring.http.routes import PROBLEM
+from skyring.http.routes import NUMBER, PROBLEM, TEXT, object_schema
 from skyring.timers.request import AT_MS_MAX, TIMEOUT_MS_MAX, BulkEntry, TimerRequest
 
 __all__ = ["openapi_document"]
@@ -119,18 +119,9 @@ def _create(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _create_many(entry: dict[str, Any]) -> dict[str, Any]:
-    result = {
-        "type": "object",
-        "required": ["status"],
-        "properties": {
-            "id": {"type": "string"},
-            "status": {"type": "integer"},
-            "code": {"type": "string"},
-            "reason": {"type": "string"},
-            "field": {"type": "string"},
-            "retry_after": {"type": "integer"},
-        },
-    }
+    result = object_schema(
+        id_=TEXT, status=NUMBER, code_=TEXT, reason_=TEXT, field_=TEXT, retry_after_=NUMBER
+    )
     results = {"type": "array", "items": result}
     return {
         "tags": ["timers"],

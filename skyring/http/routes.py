@@ -22,7 +22,7 @@ Moment = Annotated[int | None, Query(ge=0, le=AT_MS_MAX, description="epoch mill
 PAGE_ENTRIES = 100
 
 
-def _object(**properties: Any) -> dict[str, Any]:
+def object_schema(**properties: Any) -> dict[str, Any]:
     """The schema of an object; what may be missing has a name that ends with an underscore."""
     return {
         "type": "object",
@@ -33,7 +33,7 @@ def _object(**properties: Any) -> dict[str, Any]:
 
 TEXT, NUMBER = {"type": "string"}, {"type": "integer"}
 TEXT_OR_NULL = {"anyOf": [TEXT, {"type": "null"}]}
-TIMER = _object(
+TIMER = object_schema(
     id=TEXT,
     state={"type": "string", "enum": ["scheduled", "delivering", "dead", "unreadable"]},
     last_error=TEXT_OR_NULL,
@@ -45,11 +45,13 @@ TIMER = _object(
     callback_={"type": "object"},
     data_={"anyOf": [TEXT, {"type": "object"}]},
 )
-PROBLEM_SCHEMA = _object(type=TEXT, title=TEXT, status=NUMBER, detail=TEXT, code=TEXT, field_=TEXT)
+PROBLEM_SCHEMA = object_schema(
+    type=TEXT, title=TEXT, status=NUMBER, detail=TEXT, code=TEXT, field_=TEXT
+)
 
 
 def _page_schema(name: str) -> dict[str, Any]:
-    return _object(**{name: {"type": "array", "items": TIMER}, "next": TEXT_OR_NULL})
+    return object_schema(**{name: {"type": "array", "items": TIMER}, "next": TEXT_OR_NULL})
 
 
 def _answers(schema: dict[str, Any], media_type: str = "application/json") -> dict[str, Any]:
@@ -144,7 +146,9 @@ def build_router(node: Node) -> APIRouter:
         """Is anybody there?"""
         return Response("pong", media_type="text/plain")
 
-    @router.get("/health/live", tags=["health"], responses={200: _answers(_object(status=TEXT))})
+    @router.get(
+        "/health/live", tags=["health"], responses={200: _answers(object_schema(status=TEXT))}
+    )
     async def live() -> Response:
         """Does the process work? If not, restart it."""
         return _json({"status": "live"})
@@ -153,8 +157,8 @@ def build_router(node: Node) -> APIRouter:
         "/health/ready",
         tags=["health"],
         responses={
-            200: _answers(_object(status=TEXT)),
-            503: _answers(_object(status=TEXT, reason=TEXT)),
+            200: _answers(object_schema(status=TEXT)),
+            503: _answers(object_schema(status=TEXT, reason=TEXT)),
         },
     )
     async def ready() -> Response:

@@ -10,6 +10,7 @@ __all__ = ["Replays"]
 
 WINDOW = 4_096
 """Questions that may overtake one."""
+MASK = (1 << WINDOW) - 1
 ASKERS_MAX = 1_000
 
 
@@ -31,7 +32,7 @@ class Replays:
         if behind >= WINDOW:
             return False
         if behind < 0:
-            bits = (bits << min(-behind, WINDOW) | 1) & ((1 << WINDOW) - 1)
+            bits = (bits << min(-behind, WINDOW) | 1) & MASK
             highest = number
         elif bits >> behind & 1:
             return False

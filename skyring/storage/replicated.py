@@ -246,7 +246,7 @@ class ReplicatedStorage(Storage):
         ending = [slot.task for slot in others if slot.task is not None]
         if ending:  # what was begun under an earlier claim
             await asyncio.wait(ending)
-        missing = [slot.number for slot in slots if slot.number not in self._held_slots]
+        missing = [slot.number for slot in others]
         await self._state.acquire(missing)
         for number, replica in (await self._catch_up.run(missing)).items():
             self._slots[number].replica = replica

@@ -66,7 +66,6 @@ class Clients:
         self._made = 0
         self._relative: list[tuple[Operation, int]] = []
         """Operations with a relative time-out, milliseconds."""
-        self.is_over = False
 
     async def run(self) -> None:
         """Make all timers of the plan, and see them through to what is asked about them."""

@@ -21,18 +21,19 @@ from skyring.timers.retry import Rescheduled, decide
 from skyring.timers.state import TimerState
 from skyring.timers.wire import Cancel
 
-__all__ = ["FOUND"]
+__all__ = ["FOUND", "put"]
 
 CLAIMS_MAX = 20
 
 
-def _put(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
+def put(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
+    """Have something else in the place of an attribute, as long as the stack is open."""
     stack.enter_context(patch.object(owner, name, value))
 
 
 def _refused_again(stack: ExitStack) -> None:
     """What is refused when it is sent again was not done, it says."""
-    _put(stack, skyring.timers.operations, "_of_both", lambda error: error)
+    put(stack, skyring.timers.operations, "_of_both", lambda error: error)
 
 
 def _cancelled_again(stack: ExitStack) -> None:
@@ -49,7 +50,7 @@ def _cancelled_again(stack: ExitStack) -> None:
                 raise error.__cause__ from None
             raise
 
-    _put(stack, TimerOperations, "_answer", answer)
+    put(stack, TimerOperations, "_answer", answer)
 
 
 def _retried_early(stack: ExitStack) -> None:
@@ -61,17 +62,17 @@ def _retried_early(stack: ExitStack) -> None:
             return Rescheduled(replace(decided.record, next_ms=now_ms + 1))
         return decided
 
-    _put(stack, skyring.timers.delivery, "decide", early)
+    put(stack, skyring.timers.delivery, "decide", early)
 
 
 def _strange_dead_letter(stack: ExitStack) -> None:
     """A create that is sent again does not know what it has made."""
-    _put(stack, skyring.timers.service, "_was_made_by", lambda value, mark: False)
+    put(stack, skyring.timers.service, "_was_made_by", lambda value, mark: False)
 
 
 def _asked_twice(stack: ExitStack) -> None:
     """A question that comes twice is carried out twice."""
-    _put(stack, Replays, "is_new", lambda self, asker, incarnation, number: True)
+    put(stack, Replays, "is_new", lambda self, asker, incarnation, number: True)
 
 
 def _denied_without_lease(stack: ExitStack) -> None:
@@ -84,7 +85,7 @@ def _denied_without_lease(stack: ExitStack) -> None:
             raise Fenced(f"slot {slot} was lost while it was read")
         return value
 
-    _put(stack, TimerState, "read", read)
+    put(stack, TimerState, "read", read)
 
 
 def _claimed_over_another(stack: ExitStack) -> None:
@@ -102,7 +103,7 @@ def _claimed_over_another(stack: ExitStack) -> None:
                 if slot.replica.epoch == epoch:
                     raise
 
-    _put(stack, ReplicatedStorage, "_claim", claim)
+    put(stack, ReplicatedStorage, "_claim", claim)
 
 
 def _updated_again(stack: ExitStack) -> None:
@@ -117,7 +118,7 @@ def _updated_again(stack: ExitStack) -> None:
                 raise error.__cause__ from None
             raise
 
-    _put(stack, TimerOperations, "_update", update)
+    put(stack, TimerOperations, "_update", update)
 
 
 FOUND: dict[str, Callable[[ExitStack], None]] = {

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from copy import copy
 from typing import Any
-from unittest.mock import patch
 
 import skyring.timers.delivery
 from skyring.errors import Fenced, SkyringError, Unavailable, Uncertain
@@ -25,7 +24,7 @@ from skyring.storage.leveldb import LevelDBStorage
 from skyring.storage.log import LogConflict
 from skyring.storage.replica import APPLIED_KEY, write_replica
 from skyring.storage.replicated import ReplicatedStorage
-from skyring.testing.simulation.found import FOUND
+from skyring.testing.simulation.found import FOUND, put
 from skyring.testing.simulation.log import LogServer
 from skyring.timers.delivery import Delivery
 from skyring.timers.retry import Gone
@@ -37,10 +36,6 @@ __all__ = ["MUTANTS", "mutated"]
 Switch = Callable[[ExitStack], None]
 
 
-def _put(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
-    stack.enter_context(patch.object(owner, name, value))
-
-
 def _no_fence(stack: ExitStack) -> None:
     """The log takes what a stale holder appends."""
     real = LogServer.append
@@ -48,19 +43,19 @@ def _no_fence(stack: ExitStack) -> None:
     def append(self: LogServer, writer: str, slot: int, data: bytes, _: int, answer: Any) -> None:
         real(self, writer, slot, data, self.last_sequence(slot), answer)
 
-    _put(stack, LogServer, "append", append)
+    put(stack, LogServer, "append", append)
 
 
 def _no_lease(stack: ExitStack) -> None:
     """A node delivers, and serves, whatever became of its lease."""
-    _put(stack, Presence, "may_act", lambda self: self.lease._until_ms is not None)
-    _put(stack, Lease, "has_lapsed", lambda self, now_ms: False)
+    put(stack, Presence, "may_act", lambda self: self.lease._until_ms is not None)
+    put(stack, Lease, "has_lapsed", lambda self, now_ms: False)
 
 
 def _no_lease_in_the_last_moment(stack: ExitStack) -> None:
     """A node delivers what it has read, whatever became of its lease."""
     real = NodeRing.timer_options
-    _put(stack, NodeRing, "timer_options", lambda self: {**real(self), "may_deliver": lambda: True})
+    put(stack, NodeRing, "timer_options", lambda self: {**real(self), "may_deliver": lambda: True})
 
 
 def _no_sync(stack: ExitStack) -> None:
@@ -70,7 +65,7 @@ def _no_sync(stack: ExitStack) -> None:
     def init(self: LevelDBStorage, files: Any, **options: Any) -> None:
         real(self, files, **{**options, "sync": False})
 
-    _put(stack, LevelDBStorage, "__init__", init)
+    put(stack, LevelDBStorage, "__init__", init)
 
 
 def _applied_before_data(stack: ExitStack) -> None:
@@ -84,7 +79,7 @@ def _applied_before_data(stack: ExitStack) -> None:
         after = replica.after(entry, message.sequence, len(message.data))
         return after, both(self, message.slot, after, entry)
 
-    _put(stack, CatchUp, "apply", apply)
+    put(stack, CatchUp, "apply", apply)
 
 
 def _delete_before_delivery(stack: ExitStack) -> None:
@@ -98,7 +93,7 @@ def _delete_before_delivery(stack: ExitStack) -> None:
             await self._storage.commit(hint, writes)
         return await real(self, timer_id, record, started_ms)
 
-    _put(stack, Delivery, "_attempt", attempt)
+    put(stack, Delivery, "_attempt", attempt)
 
 
 def _no_barrier_of_cancel(stack: ExitStack) -> None:
@@ -113,8 +108,8 @@ def _no_barrier_of_cancel(stack: ExitStack) -> None:
             real_end(self, timer_id)
 
     real, real_end = TimerState.begin_delivery, TimerState._end
-    _put(stack, TimerState, "begin_delivery", begin)
-    _put(stack, TimerState, "_end", end)
+    put(stack, TimerState, "begin_delivery", begin)
+    put(stack, TimerState, "_end", end)
 
 
 def _no_replay(stack: ExitStack) -> None:
@@ -132,8 +127,8 @@ def _no_replay(stack: ExitStack) -> None:
         real(self, state, log, node, *more)
         vars(self._catch_up)["mutant_node"] = node
 
-    _put(stack, CatchUp, "apply", apply)
-    _put(stack, ReplicatedStorage, "__init__", init)
+    put(stack, CatchUp, "apply", apply)
+    put(stack, ReplicatedStorage, "__init__", init)
 
 
 def _purge_before_snapshot(stack: ExitStack) -> None:
@@ -150,7 +145,7 @@ def _purge_before_snapshot(stack: ExitStack) -> None:
                 return
         await real(self, slot)
 
-    _put(stack, ReplicatedStorage, "_append_snapshot", append)
+    put(stack, ReplicatedStorage, "_append_snapshot", append)
 
 
 def _no_waiting_for_leases(stack: ExitStack) -> None:
@@ -166,13 +161,13 @@ def _no_waiting_for_leases(stack: ExitStack) -> None:
         self._mine_since_ms = [0] * len(self._mine_since_ms)
         return real(self, silent, now_ms)
 
-    _put(stack, Ownership, "step", step)
+    put(stack, Ownership, "step", step)
 
 
 def _lease_from_the_answer(stack: ExitStack) -> None:
     """A lease counts from when its heartbeat was acknowledged."""
     real = Lease.renewed
-    _put(stack, Lease, "renewed", lambda self, sent_ms, now_ms: real(self, now_ms, now_ms))
+    put(stack, Lease, "renewed", lambda self, sent_ms, now_ms: real(self, now_ms, now_ms))
 
 
 def _guess_of_success(stack: ExitStack) -> None:
@@ -187,7 +182,7 @@ def _guess_of_success(stack: ExitStack) -> None:
         return int(found)
 
     real = Appender._resolve
-    _put(stack, Appender, "_resolve", resolve)
+    put(stack, Appender, "_resolve", resolve)
 
 
 def _guess_of_failure(stack: ExitStack) -> None:
@@ -202,7 +197,7 @@ def _guess_of_failure(stack: ExitStack) -> None:
         raise Unavailable("it is not there, or is it")
 
     real = Appender._resolve
-    _put(stack, Appender, "_resolve", resolve)
+    put(stack, Appender, "_resolve", resolve)
 
 
 def _no_reopening(stack: ExitStack) -> None:
@@ -219,7 +214,7 @@ def _no_reopening(stack: ExitStack) -> None:
         real(self, group, None, None)
 
     real = LevelDBStorage._written
-    _put(stack, LevelDBStorage, "_written", written)
+    put(stack, LevelDBStorage, "_written", written)
 
 
 def _mark_after_reading(stack: ExitStack) -> None:
@@ -238,8 +233,8 @@ def _mark_after_reading(stack: ExitStack) -> None:
             self._set_mark(load.slot, load.stop)
         real_end(self, load, found)
 
-    _put(stack, Schedule, "begin_load", begin)
-    _put(stack, Schedule, "end_load", end)
+    put(stack, Schedule, "begin_load", begin)
+    put(stack, Schedule, "end_load", end)
 
 
 def _no_second_look_at_the_clock(stack: ExitStack) -> None:
@@ -251,7 +246,7 @@ def _no_second_look_at_the_clock(stack: ExitStack) -> None:
         other._clock = _Standing(self._clock, max(self._clock.now_ms(), hint.due_ms))
         await real(other, hint)
 
-    _put(stack, Delivery, "_deliver", deliver)
+    put(stack, Delivery, "_deliver", deliver)
 
 
 class _Standing:
@@ -276,7 +271,7 @@ def _passed_over_and_forgotten(stack: ExitStack) -> None:
         self._work[timer_id].passed_over.clear()
         real(self, timer_id)
 
-    _put(stack, TimerState, "_end", end)
+    put(stack, TimerState, "_end", end)
 
 
 def _no_term(stack: ExitStack) -> None:
@@ -295,13 +290,13 @@ def _no_term(stack: ExitStack) -> None:
                 return True
         return False
 
-    _put(stack, Schedule, "term", term)
-    _put(stack, Delivery, "_commit", commit)
+    put(stack, Schedule, "term", term)
+    put(stack, Delivery, "_commit", commit)
 
 
 def _failed_is_done(stack: ExitStack) -> None:
     """A delivery that has failed is not made again."""
-    _put(stack, skyring.timers.delivery, "decide", lambda *_: Gone())
+    put(stack, skyring.timers.delivery, "decide", lambda *_: Gone())
 
 
 MUTANTS: dict[str, Switch] = {

@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -23,7 +23,7 @@ from skyring.testing.simulation.log import LogServer
 from skyring.testing.simulation.loop import Deadlock, SimulatedLoop, current_process
 from skyring.testing.simulation.machine import Machine
 from skyring.testing.simulation.nemesis import Nemesis
-from skyring.testing.simulation.network import Server
+from skyring.testing.simulation.network import Server, Wire
 from skyring.testing.simulation.plan import SeedPlan, make_plan
 from skyring.testing.simulation.receiver import Receivers
 from skyring.timers.pages import Page
@@ -122,8 +122,6 @@ class Simulation:
         )
 
     def _machine(self, number: int) -> Machine:
-        from skyring.testing.simulation.network import Wire
-
         name = f"n{number + 1}"
         return Machine(
             self.plan.settings.model_copy(update={"node": name}),
@@ -253,14 +251,13 @@ class Simulation:
                 if task.done() and not task.cancelled() and task.exception() is not None:
                     self._fail(f"a stop has failed: {task.exception()!r}")
 
-    async def _until(self, reached: object, patience_s: float) -> bool:
+    async def _until(
+        self, reached: Callable[[], bool | Coroutine[Any, Any, bool]], patience_s: float
+    ) -> bool:
         end_s = self.loop.time() + patience_s
         while self.loop.time() < end_s:
-            assert callable(reached)
             found = reached()
-            if asyncio.iscoroutine(found):
-                found = await found
-            if found:
+            if found if isinstance(found, bool) else await found:
                 return True
             await asyncio.sleep(POLL_S)
         return False
