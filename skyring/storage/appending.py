@@ -93,6 +93,7 @@ class Appender:
             except Unavailable:  # it is in the log, so it has to come into the state
                 await asyncio.sleep(PAUSE_S)
             else:
+                slot.doubt = None  # not before: who was told of a doubt must not read what was
                 return
 
     async def _resolve(
@@ -115,7 +116,6 @@ class Appender:
             if last is not None and last.sequence != expected:
                 found = _read(last)
                 if found is not None and found.id == entry.id:
-                    slot.doubt = None
                     return last.sequence
                 if has_doubt and (found is None or found.previous != expected):
                     # Others stand between, and ours may be among them.
@@ -123,14 +123,11 @@ class Appender:
                     end_commits(commits, Uncertain(reason))
                 raise Fenced(f"slot {slot.number} has been claimed by another node") from error
             try:
-                sequence = await self._log.append(slot.number, data, expected)
+                return await self._log.append(slot.number, data, expected)
             except (LogConflict, Unavailable) as again:
                 error = again
                 has_doubt = has_doubt or isinstance(again, Uncertain)
                 await asyncio.sleep(CONFLICT_PAUSE_S)
-            else:
-                slot.doubt = None
-                return sequence
 
     async def _last(
         self, slot: SlotWork, commits: Sequence[PendingCommit], give_up_s: float, why: str

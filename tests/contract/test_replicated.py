@@ -200,6 +200,43 @@ async def test_nobody_is_told_a_guess_while_the_log_is_away(log: MemoryLog) -> N
     await node.storage.close()
 
 
+async def test_who_was_told_of_a_doubt_does_not_read_what_was_before(
+    log: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await opened("a", log)
+    await node.storage.acquire([0])
+    node.log.faults.append("then away")
+    with pytest.raises(Uncertain):
+        await node.storage.commit(0, [(b"k", b"v")])
+    commit, may_apply = node.state.commit, asyncio.Event()
+    asked = 0
+
+    def refuse(slot: int, writes: Sequence[Write]) -> Awaitable[None]:
+        nonlocal asked
+        asked += 1
+        if may_apply.is_set():
+            return commit(slot, writes)
+        raise Unavailable("it is being opened again")
+
+    monkeypatch.setattr(node.state, "commit", refuse)
+    node.log.is_away = False
+    async with asyncio.timeout(30):
+        while not asked:  # now it is known to be in the log, and not in the state yet
+            with pytest.raises(Unavailable, match="does not say"):
+                await node.storage.get(0, b"k")
+            await asyncio.sleep(0.001)
+    with pytest.raises(Unavailable, match="does not say"):
+        await node.storage.get(0, b"k")
+    may_apply.set()
+    async with asyncio.timeout(30):
+        while True:
+            with suppress(Unavailable):
+                assert await node.storage.get(0, b"k") == b"v"
+                break
+            await asyncio.sleep(0.001)
+    await node.storage.close()
+
+
 async def test_a_node_that_was_away_while_the_log_was_made_shorter_begins_anew(
     log: MemoryLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,27 @@ from tests.simulation.seeds import play
 
 @pytest.mark.parametrize(
     "seed",
-    [17, 55, 68, 110, 201, 225, 226, 354, 370, 491, 576, 762, 1195, 2002, 2130, 2663, 4034, 4644],
+    [
+        17,
+        55,
+        68,
+        110,
+        201,
+        225,
+        226,
+        354,
+        370,
+        491,
+        576,
+        762,
+        1195,
+        2002,
+        2130,
+        2663,
+        4034,
+        4644,
+        6140,
+    ],
 )
 def test_a_seed_that_has_found_something(seed: int) -> None:
     play(seed)

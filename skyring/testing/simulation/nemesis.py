@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
@@ -164,13 +165,16 @@ class Nemesis:
     def begin_stop(self, planned: Planned, machine: Machine) -> None:
         """A farewell, and a new start later.
 
-        It explains no duplicate, unless deliveries take longer than a node waits for them.
+        It explains no duplicate, unless deliveries take longer than a node waits for them: slots
+        are given away some at a time, and each when its deliveries have ended.
         """
         stopping = machine.stop()
         if stopping is None:
             return
         self._history.note(self._loop.time(), f"{machine.name} is stopped")
-        if 2 * self._receivers.latency_s_max > machine.settings.shutdown.drain_ms / 1000:
+        settings = machine.settings
+        rounds = math.ceil(settings.slots / settings.ring.moves_max)
+        if rounds * 2 * self._receivers.latency_s_max > settings.shutdown.drain_ms / 1000:
             self._fault("hasty stop", machine, planned.duration_s)
         stopping.add_done_callback(
             lambda _: self._loop.later(planned.duration_s, machine.start),

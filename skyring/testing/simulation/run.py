@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
+from threading import Thread
 from typing import Any
 
 from skyring.testing.proof.checker import Allowance, Violation, check
@@ -319,13 +320,20 @@ def _collecting_later() -> Iterator[None]:
         with warnings.catch_warnings():
             # A process can be killed before a task of it has begun.
             warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-            gc.collect()
-            gc.collect()
+            collecting = Thread(target=_collect)
+            collecting.start()
+            collecting.join()
     finally:
         sys.unraisablehook = hook
         gc.unfreeze()
         if was_enabled:
             gc.enable()
+
+
+def _collect() -> None:
+    """In a thread of its own: in the main one, asyncio makes a loop for a task that asks for it."""
+    gc.collect()
+    gc.collect()
 
 
 @contextmanager
