@@ -66,14 +66,14 @@ class NodeSlots(SlotHost):
             held = self._storage.held()
             self._state.serve(slot for slot in slots if slot in held)
 
-    async def release(self, slots: Iterable[int], *, at_once: bool) -> frozenset[int]:
+    async def release(self, slots: Iterable[int], within_s: float | None = None) -> frozenset[int]:
         wanted = set(slots)
         self._state.pause(wanted)
-        if at_once:
-            released = wanted
-        else:
-            released = await self._state.drained(wanted, DRAIN_S)
+        released = await self._state.drained(wanted, DRAIN_S if within_s is None else within_s)
+        if within_s is None:
             self._keep(wanted - released)
+        else:
+            released = wanted
         await self._storage.release(released)
         self._state.drop(released)
         for slot in released:

@@ -87,7 +87,7 @@ class Answering:
 
     async def _release(self, question: ReleaseQuestion) -> bytes:
         wanted = unpack_slots(question.slots, self._slots).intersection(self._host.held())
-        released = await self._host.release(wanted, at_once=False)
+        released = await self._host.release(wanted)
         if released:
             self._released(released, question.node)
         return encode(ReleaseAnswer(pack_slots(released)))

@@ -33,11 +33,12 @@ class SlotHost(Protocol):
     async def claim(self, slots: Iterable[int]) -> None:
         """Begin an epoch of each slot, and serve it. Errors as in `follow`."""
 
-    async def release(self, slots: Iterable[int], *, at_once: bool) -> frozenset[int]:
+    async def release(self, slots: Iterable[int], within_s: float | None = None) -> frozenset[int]:
         """End what is under way in these slots, and hold them no more; which are released?
 
         Args:
-            at_once: all of them, although deliveries are under way, which others will repeat.
+            within_s: then all of them, although deliveries are under way, which others will
+                repeat. None: those that do not come to rest soon are kept.
         """
 
     def drop(self, slots: Iterable[int]) -> None:

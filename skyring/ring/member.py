@@ -39,8 +39,7 @@ TICKS = 5
 """Looks at what time has brought, for each heartbeat; two a second at least."""
 JOIN_PAUSE_S = 0.5
 MOVE_ASK_TIMEOUT_MS = 3_000
-RELEASE_S = 3.0
-"""Time allowed to the storage to finish what is under way when this node leaves."""
+RELEASE_S = 3.0  # for the storage to finish what is under way when this node leaves
 QUESTIONS_MAX = 10_000  # of others that are answered at once; more are dropped
 
 
@@ -219,21 +218,22 @@ class RingMember:
         """Give all slots to the others, and say farewell.
 
         Args:
-            timeout_s: time allowed to the others to take them; then they are let go as they are.
+            timeout_s: for that, and for deliveries under way; then they are let go as they are.
         """
         if self.presence.state in (None, "left"):
             return
         self.presence.change("leaving")
+        end_s = asyncio.get_running_loop().time() + timeout_s
         with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout_at(end_s):
                 while self._host.held() and self._bus.is_up and self.observer.membership.owners():
                     self._empty.clear()
                     await wait_for_event(self._empty, self._tick_s)
+        left_s = end_s - asyncio.get_running_loop().time() if self._bus.is_up else 0.0
         with suppress(TimeoutError):
-            async with asyncio.timeout(RELEASE_S):
+            async with asyncio.timeout(RELEASE_S + left_s):
                 await self._mover.idle()
-                held = list(self._host.held())
-                self._forget(await self._host.release(held, at_once=True))
+                self._forget(await self._host.release(list(self._host.held()), left_s))
         self.presence.change("left")
         with suppress(Unavailable):
             await self.presence.announce()

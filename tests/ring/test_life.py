@@ -9,7 +9,7 @@ import pytest
 
 from skyring.errors import NotFound, RingError, SkyringError, Unavailable
 from skyring.storage.entry import decode_entry
-from skyring.testing.recording import Delivered, take
+from skyring.testing.recording import Delivered, Gate, take
 from skyring.transports import Outcome
 from tests.contract.recording import to
 from tests.ring.rings import SLOTS, LocalRing, RingNode, eventually, ring_of
@@ -110,6 +110,27 @@ async def test_a_ring_of_one_that_leaves_keeps_its_timers() -> None:
     await ring.start("b")
     try:
         assert sorted(await listed(ring.nodes["b"])) == sorted(ids)
+    finally:
+        await ring.stop()
+
+
+async def test_when_all_leave_what_is_being_delivered_is_delivered_once() -> None:
+    ring = LocalRing()
+    gate = ring.recorder.script = Gate()
+    await ring.start("a", "b", "c")
+    nodes = list(ring.nodes.values())
+    ids = await create(nodes[0], 50, timeout=1)
+    await ring.recorder.wait_for(*ids)
+    stopping = asyncio.ensure_future(ring.stop())
+    # Nobody is there to take a slot any more, so each waits for its deliveries.
+    await ring.until(lambda: all(node.node.ring()["state"] == "leaving" for node in nodes))
+    gate.open()
+    await stopping
+    ring.nodes.clear()
+    await ring.start("d")
+    try:
+        assert await listed(ring.nodes["d"]) == []
+        assert sorted(ring.recorder.ids) == sorted(ids)
     finally:
         await ring.stop()
 
