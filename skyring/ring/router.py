@@ -134,6 +134,11 @@ class Router:
         self._under_way = 0
         self._changed = asyncio.Event()
 
+    @property
+    def operation_bytes_max(self) -> int:
+        """Of an operation as it travels, and of its answer, as far as is known now."""
+        return self._bus.payload_bytes_max - FRAME_BYTES
+
     def changed(self) -> None:
         """Slots have a new holder: whoever waits for one looks again."""
         self._changed.set()
@@ -210,10 +215,8 @@ class Router:
     # To one other node
 
     async def _send(self, node: str, operation: bytes, left_ms: int) -> bytes:
-        if len(operation) + FRAME_BYTES > self._bus.payload_bytes_max:
-            raise TooLarge(
-                f"a timer may have {self._bus.payload_bytes_max - FRAME_BYTES} bytes in this ring"
-            )
+        if len(operation) > self.operation_bytes_max:
+            raise TooLarge(f"a timer may have {self.operation_bytes_max} bytes in this ring")
         if self._under_way >= self._limits.waiting_max:
             raise Unavailable("too many requests are waiting for other nodes")
         peer = self._peers.get(node)
@@ -269,7 +272,7 @@ class Router:
         batch: list[_Waiting] = []
         size = 0
         now_ms = self._clock.monotonic_ms()
-        bytes_max = min(self._limits.batch_bytes_max, self._bus.payload_bytes_max)
+        bytes_max = min(self._limits.batch_bytes_max, self.operation_bytes_max)
         while peer.waiting and len(batch) < self._limits.batch_operations_max:
             size += len(peer.waiting[0].operation) + OPERATION_BYTES
             if batch and size > bytes_max:

@@ -27,6 +27,10 @@ class Route(Protocol):
     Fenced there has changed nothing, and may be sent elsewhere as if it had never been sent.
     """
 
+    @property
+    def operation_bytes_max(self) -> int:
+        """Of an operation as it travels, and of its answer, as far as is known now."""
+
     def is_here(self, slot: int) -> bool:
         """Does this node hold a slot, and may it act?"""
 

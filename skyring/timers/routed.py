@@ -45,7 +45,8 @@ __all__ = ["RoutedPages", "RoutedTimers"]
 
 MARK_BITS = 32
 OPERATION_BYTES_MAX = 128 << 10
-"""Records in one message of a bulk create, unless a single one is larger."""
+"""Ids and records in one message of a bulk create, unless a single one is larger."""
+FRAME_BYTES = 32  # more than what a message adds to an id and a record
 PART_BYTES_MAX = 256 << 10
 """Records in one answer when timers are listed, unless a single one is larger."""
 PART_ENTRIES_MAX = 1_000
@@ -226,7 +227,11 @@ class RoutedTimers(_Changes):
         return results
 
     async def _batches(self, timers: Sequence[NewTimer], chosen: Sequence[int]) -> list[_Batch]:
-        """Some of the timers as they travel: by slot, and not too many bytes in one message."""
+        """Some of the timers as they travel: by slot, and not too many bytes in one message.
+
+        One that is too large for a message travels alone, and is refused alone.
+        """
+        bytes_max = min(OPERATION_BYTES_MAX, self._route.operation_bytes_max - FRAME_BYTES)
         batches: list[_Batch] = []
         filling: dict[int, _Batch] = {}
         for count, index in enumerate(chosen):
@@ -236,11 +241,12 @@ class RoutedTimers(_Changes):
             entry = Entry(timer.id, encode_record(timer.record), timer.named)
             slot = self._here.slot(timer.id)
             batch = filling.get(slot)
-            if batch is None or batch.bytes + len(entry.record) > OPERATION_BYTES_MAX:
+            size = len(entry.record) + len(entry.id) + FRAME_BYTES
+            if batch is None or batch.bytes + size > bytes_max:
                 batch = filling[slot] = _Batch(slot)
                 batches.append(batch)
             batch.entries[index] = entry
-            batch.bytes += len(entry.record)
+            batch.bytes += size
         return batches
 
     async def _add_there(
@@ -301,6 +307,8 @@ class RoutedPages(Pages, _Changes):
 
         The latter waits for a new holder where there is none, so that no slot is left out.
         """
+
+        bytes_max = min(bytes_max, self._route.operation_bytes_max // 2)
 
         def asking(slots: Sequence[int], share: int = 1) -> _Asked:
             wanted = ReadPart(list(slots), kind, start, stop, limit, bytes_max // share)

@@ -300,11 +300,11 @@ class TimerService:
         commits = []
         batch: list[int] = []
         writes: list[Write] = []
-        size = 0
+        size, bytes_max = 0, self._state.commit_bytes_max(COMMIT_BYTES_MAX)
         for index in chosen:
             more = writes_put(timers[index].id, timers[index].record)
             more_bytes = sum(len(key) + len(value or b"") for key, value in more)
-            if batch and size + more_bytes > COMMIT_BYTES_MAX:
+            if batch and size + more_bytes > bytes_max:
                 commits.append(self._store_batch(slot, timers, batch, writes, results))
                 batch, writes, size = [], [], 0
             batch.append(index)

@@ -153,15 +153,19 @@ class TimerState:
             # fire, and if not the hint leads nowhere.
             self.push(slot, timer_id, record)
 
+    def commit_bytes_max(self, wanted: int) -> int:
+        """Bytes in one commit, at most ``wanted``: what becomes of a timer must fit as well."""
+        bytes_max = self.storage.commit_bytes_max
+        return wanted if bytes_max is None else min(wanted, bytes_max - OUTCOME_BYTES)
+
     async def commit(self, slot: int, writes: Sequence[Write]) -> None:
         """Commit; a caller that is cancelled meanwhile goes on only when the write has ended.
 
         Otherwise others would read what was there before, take it for the truth, and miss what
         the write brings a moment later.
         """
-        bytes_max = self.storage.commit_bytes_max
-        if bytes_max is not None:
-            _check_size(writes, bytes_max - OUTCOME_BYTES)
+        if self.storage.commit_bytes_max is not None:
+            _check_size(writes, self.commit_bytes_max(self.storage.commit_bytes_max))
         try:
             await self.storage.commit(slot, writes)
         except asyncio.CancelledError:

@@ -166,6 +166,7 @@ class TestRoute:
         """Slots that it takes for its own although they are not."""
         self.repeats: list[bool] = []
         self.waited_ms = 0
+        self.operation_bytes_max = 1 << 20
 
     def is_here(self, slot: int) -> bool:
         return slot in self.thinks_here or self._ring.holder.get(slot) == self._me
@@ -205,7 +206,12 @@ class TestRoute:
         self._ring.sent += 1
         if self._ring.on_send is not None:
             await self._ring.on_send(self._ring.sent)
-        return await self._ring.nodes[node].operations.execute(encoded)
+        if len(encoded) > self.operation_bytes_max:
+            raise TooLarge("an operation does not fit into a message")
+        answer = await self._ring.nodes[node].operations.execute(encoded)
+        if len(answer) > self.operation_bytes_max:
+            raise Unavailable("the answer does not fit into a message")
+        return answer
 
 
 class Entry:
@@ -747,6 +753,31 @@ async def test_a_bulk_create_that_is_sent_again(ring: Ring) -> None:
     assert all(each.new for each in made[:40] if isinstance(each, Created))
     listed = [timer for page, _ in await all_pages(node.pages, 9) for timer in page]
     assert sorted(listed) == sorted(each.id for each in made if isinstance(each, Created))
+
+
+async def test_what_does_not_fit_into_a_message_is_refused_alone(ring: Ring) -> None:
+    node = ring.entry("one")
+    node.route.operation_bytes_max = 4_000
+    large, small = '"' + "x" * 4_000 + '"', '"' + "x" * 500 + '"'
+    names = [name_in(1, f"bulk-{number}") for number in range(20)]
+    bulk = [entry(name, data=large if name == names[3] else small) for name in names]
+    made = await node.service.create_many(bulk)
+    assert isinstance(made[3], TooLarge)
+    assert all(isinstance(each, Created) for each in made[:3] + made[4:])
+    found = await all_pages(node.pages, 100)
+    assert sorted(timer for ids, _ in found for timer in ids) == sorted(names[:3] + names[4:])
+
+
+async def test_what_does_not_fit_into_a_commit_is_refused_alone(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MemoryStorage, "commit_bytes_max", 20_000)
+    node = ring.entry("one")
+    large, small = '"' + "x" * 12_000 + '"', '"' + "x" * 2_000 + '"'
+    bulk = [entry(None, data=large if number == 30 else small) for number in range(60)]
+    made = await node.service.create_many(bulk)
+    assert isinstance(made.pop(30), TooLarge)
+    assert all(isinstance(each, Created) for each in made)
 
 
 @pytest.mark.parametrize("answer", [b"", b"nonsense", b"\x01\xc0", b"\x01\x91\x01", b"\x02"])

@@ -8,7 +8,12 @@ import plyvel
 import pytest
 
 from skyring.errors import StorageError
+from skyring.storage.leveldb_files import slot_prefix
+from skyring.storage.seal import seal
 from skyring.testing.simulation.disk import Disk
+from skyring.testing.simulation.indexes import index_faults
+from skyring.timers.record import Record, due_key, timer_key, timer_slot, writes_put
+from skyring.transports import Callback
 
 
 @pytest.fixture
@@ -98,3 +103,20 @@ def test_a_new_disk_is_empty(disk: Disk) -> None:
     disk.open().put(b"k", b"v", sync=True)
     disk.wipe()
     assert disk.open().get(b"k") is None
+
+
+def test_an_index_that_does_not_tell_what_the_records_tell() -> None:
+    disk = Disk(Random(1))
+    soon = Record(0, 5, 5, None, "text", b"", Callback("sim", "post", "a"), "sim:a")
+    timer_id, other = "timer-1", "timer-2"
+    for each, writes in ((timer_id, writes_put(timer_id, soon)), (other, writes_put(other, soon))):
+        for key, value in writes:
+            full = slot_prefix(timer_slot(each, 8)) + key
+            assert value is not None
+            disk._set(full, seal(full, value))
+    assert index_faults(disk, 8) == []
+    disk._set(slot_prefix(timer_slot(timer_id, 8)) + due_key(5, timer_id), None)
+    disk._set(slot_prefix(timer_slot(other, 8)) + timer_key(other), None)
+    faults = index_faults(disk, 8)
+    assert [fault.endswith("is not in the due index") for fault in faults] == [True, False]
+    assert [fault.endswith("is only in the due index") for fault in faults] == [False, True]

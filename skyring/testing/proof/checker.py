@@ -6,6 +6,7 @@ effect at any time after it was sent, or never (Herlihy and Wing, 1990; Jepsen c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -97,18 +98,50 @@ def _timers(history: History) -> list[_Timer]:
 
 
 def _lost(timer: _Timer, history: History) -> Iterator[Violation]:
-    """What was acknowledged last is delivered, or the timer is a dead letter."""
-    acknowledged = [op for op in timer.creates + timer.updates if op.answer == "done"]
-    if not acknowledged or timer.id in history.reported:
+    """What was acknowledged last is delivered, or the timer is a dead letter.
+
+    An id is free again when its timer is gone, so the same holds for what was acknowledged before
+    a create of other content was.
+    """
+    if timer.id in history.reported:
         return
-    if any(op.answer in ("done", "unknown") for op in timer.cancels):
+    yield from _lost_before(timer, None, history.dead)
+    for op in timer.creates:
+        if op.answer == "done":
+            yield from _lost_before(timer, op, history.dead)
+
+
+def _lost_before(timer: _Timer, next_one: Operation | None, dead: set[str]) -> Iterator[Violation]:
+    """Was anything lost before another timer had the id (None: before the end)?"""
+
+    def is_before(op: Operation) -> bool:
+        return next_one is None or (
+            op.content != next_one.content
+            and op.answered_s is not None
+            and op.answered_s < next_one.sent_s
+        )
+
+    acknowledged = [
+        op for op in timer.creates + timer.updates if op.answer == "done" and is_before(op)
+    ]
+    until_s = math.inf if next_one is None else next_one.answered_s or math.inf
+    if not acknowledged or timer.may_be_cancelled(until_s):
         return
     last = max(acknowledged, key=lambda op: op.sent_s)
-    kept = [op for op in timer.versions() if not _is_superseded(op, acknowledged, None)]
-    if timer.id in history.dead and any(op.may_die for op in kept):
+    kept = [
+        op
+        for op in timer.versions()
+        if op.sent_s <= until_s
+        and (next_one is None or op.content != next_one.content)
+        and not _is_superseded(op, acknowledged, None)
+    ]
+    if timer.id in dead and any(op.may_die for op in kept):
         return
     final = {op.content for op in kept}
-    if not any(item.taken and item.content in final for item in timer.deliveries):
+    if not any(
+        item.taken and item.content in final and item.began_s <= until_s
+        for item in timer.deliveries
+    ):
         text = f"{last.content} was acknowledged at {last.answered_s:.3f} and never delivered"
         yield Violation("lost", timer.id, text)
 
@@ -179,14 +212,12 @@ def _duplicates(timer: _Timer, history: History, allowance: Allowance) -> Iterat
             continue
         if _was_repeated(timer, item.content, before.began_s):
             continue  # a client that repeats its create may come when the first is delivered
-        # A node repeats a create that has no answer, and whoever is asked then may be another one.
-        asked = {
-            op.node
+        # A node repeats a create that has no answer, and whoever was asked may be a third one.
+        had_no_answer = any(
+            op.content == item.content and (op.answered_s is None or op.answered_s > before.began_s)
             for op in timer.creates
-            if op.content == item.content
-            and (op.answered_s is None or op.answered_s > before.began_s)
-        }
-        nodes = frozenset({before.node, item.node, *asked})
+        )
+        nodes = frozenset({"" if had_no_answer else before.node, item.node})
         since_s = before.began_s - allowance.fault_s
         if not any(fault.hits(nodes, since_s, item.began_s) for fault in history.faults):
             text = f"{item.content} at {before.began_s:.3f} and again at {item.began_s:.3f}"

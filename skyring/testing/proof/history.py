@@ -38,6 +38,8 @@ class Operation:
     """None as long as the answer is unknown."""
     may_die: bool = False
     """Is it sent where nothing is ever taken, so that it ends as a dead letter?"""
+    is_large: bool = False
+    """May it be refused for its size?"""
 
     def ended(self, answer: Answer, now_s: float) -> None:
         """There is an answer. One that is ``unknown`` may come to effect at any later time."""

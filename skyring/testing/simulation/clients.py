@@ -24,6 +24,7 @@ from skyring.testing.proof.history import Answer, History, Operation, OperationK
 from skyring.testing.simulation.clock import EPOCH_MS
 from skyring.testing.simulation.loop import SimulatedLoop
 from skyring.testing.simulation.machine import Machine
+from skyring.testing.simulation.payload import ENVELOPE_BYTES, content_of, payload_of
 from skyring.testing.simulation.plan import DAY_MS, SeedPlan
 from skyring.timers.record import timer_slot
 from skyring.timers.request import BulkEntry
@@ -90,7 +91,7 @@ class Clients:
         operation = self._new("create", "", machine)
         timeout_ms = self._random.randint(1, int(1000 * timeout_s_max))
         await self._create(operation, None, timeout_ms, machine)
-        if operation.answer != "done":
+        if operation.answer != "done" and not operation.is_large:
             why = f"a create at {machine.name} was answered {operation.answer!r} when all was well"
             self._history.failures.append((self._loop.time(), why))
 
@@ -158,12 +159,21 @@ class Clients:
                 again = self._new("create", timer_id or "", content=operation.content)
                 if await self._create(again, timer_id, timeout_ms, at_ms=at_ms):
                     break
-        if not timer_id:
-            return
+        if timer_id:
+            await self._follow_up(timer_id, timeout_ms)
+        if timer_id and named and random.random() < 0.15:  # its id may be free again
+            await asyncio.sleep(random.choice((0.1, 1.0, 1.3)) * self._wait_s(timeout_ms))
+            again = self._new("create", timer_id)
+            if await self._create(again, timer_id, timeout_ms):
+                await self._follow_up(timer_id, timeout_ms)
+
+    async def _follow_up(self, timer_id: str, timeout_ms: int) -> None:
+        """Look at a timer, update it, cancel it."""
+        random = self._random
         if random.random() < 0.3:  # everybody can see it now
             await asyncio.sleep(0.5 * random.random())
             await self._get(timer_id)
-        wait_s = min(timeout_ms / 1000, self._plan.timeout_s_max)
+        wait_s = self._wait_s(timeout_ms)
         for _ in range(random.choice((0, 0, 1, 1, 2, 4))):
             # Often in the last moment.
             await asyncio.sleep(random.choice((random.random(), 0.95, 1.0, 1.05)) * wait_s)
@@ -176,15 +186,19 @@ class Clients:
                 await self._get(timer_id)
 
     async def _bulk(self, size: int) -> None:
+        random = self._random
         operations, entries = [], []
+        timeout_ms = self._timeout_ms()
+        are_alike = random.random() < 0.5
         for _ in range(size):
-            timer_id = f"timer-{self._made}" if self._random.random() < 0.3 else None
+            timer_id = f"timer-{self._made}" if random.random() < 0.3 else None
             operation = self._new("create", timer_id or "")
-            timeout_ms = self._timeout_ms()
+            if not are_alike:
+                timeout_ms = self._timeout_ms()
             self._relative.append((operation, timeout_ms))
             operations.append(operation)
             entry = BulkEntry(
-                self._callback(operation), timeout=timeout_ms, data=_raw(operation.content)
+                self._callback(operation), timeout=timeout_ms, data=self._data(operation)
             )
             entries.append(
                 entry if timer_id is None else msgspec.structs.replace(entry, id=timer_id)
@@ -198,6 +212,16 @@ class Clients:
             if isinstance(result, Created):
                 operation.id = result.id
             self._end(operation, result)
+        if are_alike and random.random() < 0.5:
+            await self._change_all([each.id for each in operations if each.id], timeout_ms)
+
+    async def _change_all(self, ids: Sequence[str], timeout_ms: int) -> None:
+        """Cancel or update all of them at once, shortly before they are due."""
+        await asyncio.sleep(self._random.choice((0.5, 0.9, 0.95, 1.0)) * self._wait_s(timeout_ms))
+        change = self._random.choice((self._cancel, self._cancel, self._update))
+        async with asyncio.TaskGroup() as group:
+            for timer_id in ids:
+                group.create_task(change(timer_id))
 
     # Operations
 
@@ -211,11 +235,11 @@ class Clients:
     ) -> bool:
         if at_ms is None:
             request = BulkEntry(
-                self._callback(operation), timeout=timeout_ms, data=_raw(operation.content)
+                self._callback(operation), timeout=timeout_ms, data=self._data(operation)
             )
             self._relative.append((operation, timeout_ms))
         else:
-            request = BulkEntry(self._callback(operation), at=at_ms, data=_raw(operation.content))
+            request = BulkEntry(self._callback(operation), at=at_ms, data=self._data(operation))
             operation.due_ms = at_ms
         machine = machine or self._machine()
         operation.node = machine.name
@@ -229,14 +253,14 @@ class Clients:
         operation = self._new("update", timer_id)
         timeout_ms = self._timeout_ms()
         request = BulkEntry(
-            self._callback(operation), timeout=timeout_ms, data=_raw(operation.content)
+            self._callback(operation), timeout=timeout_ms, data=self._data(operation)
         )
         self._relative.append((operation, timeout_ms))
         machine = self._machine()
         operation.node = machine.name
         result = await self._ask(machine, lambda node: node.service.update(timer_id, request))
         self._end(operation, result)
-        return min(timeout_ms / 1000, self._plan.timeout_s_max)
+        return self._wait_s(timeout_ms)
 
     async def _cancel(self, timer_id: str) -> None:
         machine = self._machine()
@@ -254,7 +278,7 @@ class Clients:
         if machine.wire is not None and machine.wire.session != session:
             return  # it was without a connection meanwhile, and its answer may be out of date
         if isinstance(result, dict):
-            operation.content = str(result.get("data"))
+            operation.content = content_of(str(result.get("data")))
             result = None
         self._end(operation, result)
 
@@ -312,6 +336,9 @@ class Clients:
             return random.randint(3_600_000, 20 * DAY_MS)
         return max(1, int(1000 * self._plan.timeout_s_max ** random.random() * random.random()))
 
+    def _wait_s(self, timeout_ms: int) -> float:
+        return min(timeout_ms / 1000, self._plan.timeout_s_max)
+
     def _at_ms(self, timeout_ms: int) -> int:
         return EPOCH_MS + int(self._loop.time() * 1000) + timeout_ms
 
@@ -322,15 +349,16 @@ class Clients:
         uri = "reject" if operation.may_die else random.choice(DESTINATIONS)
         return Callback(transport="sim", method="post", uri=uri)
 
+    def _data(self, operation: Operation) -> msgspec.Raw:
+        text = payload_of(self._plan.seed, operation.content, self._plan.payload_bytes_max)
+        operation.is_large = len(text) > self._plan.payload_bytes_max - ENVELOPE_BYTES
+        return msgspec.Raw(msgspec.json.encode(text))
+
 
 def _forget(task: asyncio.Task[Any]) -> None:
     """Nobody wants to know any more."""
     if not task.cancelled():
         task.exception()
-
-
-def _raw(content: str) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(content))
 
 
 def _answer(result: Any) -> Answer:

@@ -9,7 +9,7 @@ from skyring.errors import TooLarge, Unavailable, Uncertain
 from skyring.storage.entry import NoEntry, decode_entry
 from skyring.storage.log import Log, LogConflict, Message, SlotLog
 from skyring.testing.proof.history import History, LogEntry
-from skyring.testing.simulation.network import PAYLOAD_BYTES_MAX, Server, Wire
+from skyring.testing.simulation.network import Server, Wire
 
 __all__ = ["LogConditions", "LogServer", "SimulatedLog"]
 
@@ -140,10 +140,10 @@ class SimulatedLog(Log):
 
     @property
     def message_bytes_max(self) -> int:
-        return PAYLOAD_BYTES_MAX
+        return self._wire.server.payload_bytes_max
 
     async def append(self, slot: int, data: bytes, expected: int) -> int:
-        if len(data) > PAYLOAD_BYTES_MAX:
+        if len(data) > self.message_bytes_max:
             raise TooLarge(f"{len(data)} bytes are more than it takes")
         sequence: int = await self._ask(self._server.append, self._writer, slot, data, expected)
         return sequence

@@ -12,9 +12,8 @@ from skyring.errors import TooLarge, Unavailable, Uncertain
 from skyring.ring.bus import Bus, Listener, NobodyThere
 from skyring.testing.simulation.loop import Process, SimulatedLoop
 
-__all__ = ["PAYLOAD_BYTES_MAX", "Conditions", "Server", "SimulatedBus", "Wire"]
+__all__ = ["Conditions", "Server", "SimulatedBus", "Wire"]
 
-PAYLOAD_BYTES_MAX = 1 << 20
 DELAY_S_MIN, DELAY_S_MAX = 0.000_1, 0.002
 
 
@@ -39,11 +38,13 @@ class Server:
     Args:
         loop: whose time it is.
         random: for delays and losses.
+        payload_bytes_max: in one message.
     """
 
-    def __init__(self, loop: SimulatedLoop, random: Random) -> None:
+    def __init__(self, loop: SimulatedLoop, random: Random, payload_bytes_max: int) -> None:
         self.loop = loop
         self.random = random
+        self.payload_bytes_max = payload_bytes_max
         self.is_up = True
         self.kept: dict[str, bytes] = {}
         self.buses: list[SimulatedBus] = []
@@ -216,7 +217,7 @@ class SimulatedBus(Bus):
 
     @property
     def payload_bytes_max(self) -> int:
-        return PAYLOAD_BYTES_MAX
+        return self._server.payload_bytes_max
 
     async def open(self, node: str, listener: Listener) -> None:
         self.node, self._listener = node, listener
@@ -236,8 +237,8 @@ class SimulatedBus(Bus):
         return found
 
     async def ask(self, node: str, question: bytes, timeout_ms: int) -> bytes:
-        if len(question) > PAYLOAD_BYTES_MAX:
-            raise TooLarge(f"a message may have {PAYLOAD_BYTES_MAX} bytes")
+        if len(question) > self.payload_bytes_max:
+            raise TooLarge(f"a message may have {self.payload_bytes_max} bytes")
         timeout_s = timeout_ms / 1000
         found: bytes = await self._wire.ask(self._asked, node, question, timeout_s=timeout_s)
         return found
@@ -281,5 +282,7 @@ class _Reply:
         self._answer = answer
 
     def __call__(self, data: bytes) -> None:
+        if len(data) > self._wire.server.payload_bytes_max:
+            raise TooLarge("an answer is larger than a message may be")
         if self._wire.is_up:
             self._wire.send(self._answer, data)

@@ -80,6 +80,8 @@ class SeedPlan:
     """Without the name of the node."""
     limits: ReplicationLimits
     faults: Sequence[Planned]
+    payload_bytes_max: int
+    """In one message of the simulated NATS."""
 
     @property
     def lease_s(self) -> float:
@@ -117,6 +119,7 @@ def make_plan(seed: int) -> SeedPlan:
             doubt_ms=random.choice((500, 5_000)),
         ),
         faults=_faults(random, is_ring, machines, load_s, pace),
+        payload_bytes_max=random.choice((32_768, 131_072, 131_072)),
     )
 
 

@@ -8,6 +8,7 @@ from random import Random
 from skyring.clock import Clock
 from skyring.testing.proof.history import Delivery, History
 from skyring.testing.simulation.loop import SimulatedLoop
+from skyring.testing.simulation.payload import content_of
 from skyring.transports.base import Callback, DeliveryInfo, Outcome, Transport
 
 __all__ = ["Receivers", "SimulatedTransport"]
@@ -68,8 +69,9 @@ class SimulatedTransport(Transport):
     async def deliver(self, callback: Callback, payload: bytes, info: DeliveryInfo) -> Outcome:
         receivers = self._receivers
         loop, random = receivers.loop, receivers.random
+        content = content_of(payload.decode())
         delivery = Delivery(
-            info.id, payload.decode(), loop.time(), self._clock.now_ms(), info.due_ms, self._node
+            info.id, content, loop.time(), self._clock.now_ms(), info.due_ms, self._node
         )
         receivers.history.deliveries.append(delivery)
         there_s = random.uniform(0, receivers.latency_s_max)

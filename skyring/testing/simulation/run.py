@@ -20,6 +20,7 @@ from typing import Any
 from skyring.testing.proof.checker import Allowance, Violation, check
 from skyring.testing.proof.history import History
 from skyring.testing.simulation.clients import Clients
+from skyring.testing.simulation.indexes import index_faults
 from skyring.testing.simulation.log import LogServer
 from skyring.testing.simulation.loop import Deadlock, SimulatedLoop, current_process
 from skyring.testing.simulation.machine import Machine
@@ -103,7 +104,7 @@ class Simulation:
         self.loop = loop
         self.history = History()
         self._settled_s: float | None = None
-        self.server = Server(loop, Random(f"network {plan.seed}"))
+        self.server = Server(loop, Random(f"network {plan.seed}"), plan.payload_bytes_max)
         self.log = LogServer(self.server, self.history)
         self.receivers = Receivers(
             loop, Random(f"receivers {plan.seed}"), self.history, plan.latency_s_max
@@ -157,6 +158,7 @@ class Simulation:
             return
         if not await self._until(self._is_up_to_date, patience_s + plan.backlog_s):
             self._fail("what is due is not delivered")
+        self._check_indexes()
         self.history.calm_s = self.loop.time()
         self.history.note(self.loop.time(), "all is calm")
         await asyncio.gather(
@@ -170,6 +172,7 @@ class Simulation:
         self._go_to_the_end()
         if not await self._until(self._is_empty, patience_s + plan.backlog_s):
             self._fail(f"{len(self.history.pending)} timers are pending when all are due")
+        self._check_indexes()
         await self._read_dead_letters()
         await self._stop_all(patience_s)
 
@@ -177,11 +180,17 @@ class Simulation:
         """Without any fault, every request to a ring that has settled is answered."""
         for operation in self.history.operations:
             has_settled = self._settled_s is not None and operation.sent_s > self._settled_s
-            if has_settled and operation.answer in ("refused", "unknown"):
+            is_small = not operation.is_large
+            if has_settled and is_small and operation.answer in ("refused", "unknown"):
                 self._fail(
                     f"{operation.kind} {operation.id} at {operation.node} was answered"
                     f" {operation.answer!r} without any fault"
                 )
+
+    def _check_indexes(self) -> None:
+        for machine in self.machines:
+            for fault in index_faults(machine.disk, self.plan.settings.slots):
+                self._fail(f"{machine.name}: {fault}")
 
     def _go_to_the_end(self) -> None:
         """Set all clocks to when everything is due."""
