@@ -182,7 +182,7 @@ class Clients:
                 wait_s = await self._update(timer_id)
             elif kind == "cancel":
                 await self._cancel(timer_id)
-            else:
+            if kind == "get" or random.random() < 0.3:
                 await self._get(timer_id)
 
     async def _bulk(self, size: int) -> None:
@@ -212,16 +212,23 @@ class Clients:
             if isinstance(result, Created):
                 operation.id = result.id
             self._end(operation, result)
-        if are_alike and random.random() < 0.5:
+        if are_alike:
             await self._change_all([each.id for each in operations if each.id], timeout_ms)
 
     async def _change_all(self, ids: Sequence[str], timeout_ms: int) -> None:
-        """Cancel or update all of them at once, shortly before they are due."""
-        await asyncio.sleep(self._random.choice((0.5, 0.9, 0.95, 1.0)) * self._wait_s(timeout_ms))
-        change = self._random.choice((self._cancel, self._cancel, self._update))
-        async with asyncio.TaskGroup() as group:
-            for timer_id in ids:
-                group.create_task(change(timer_id))
+        """Cancel or update some of them at once, and the others later, shortly before they are due.
+
+        Some are left alone.
+        """
+        moments = sorted(self._random.choices((0.5, 0.8, 0.9, 0.95, 1.0), k=2))
+        size, passed = len(ids) // 3, 0.0
+        for first, moment in enumerate(moments):
+            await asyncio.sleep((moment - passed) * self._wait_s(timeout_ms))
+            passed = moment
+            change = self._random.choice((self._cancel, self._cancel, self._update))
+            async with asyncio.TaskGroup() as group:
+                for timer_id in ids[first * size : (first + 1) * size]:
+                    group.create_task(change(timer_id))
 
     # Operations
 
@@ -323,8 +330,19 @@ class Clients:
     # Choices
 
     def _machine(self) -> Machine:
-        """Mostly one that a load balancer would choose."""
+        """Mostly one that a load balancer would choose, or one that it should not have chosen."""
         random = self._random
+        if random.random() < 0.3:
+            now_s = self._loop.time()
+            hit = {
+                name
+                for fault in self._history.faults
+                if fault.start_s <= now_s <= fault.end_s
+                for name in fault.nodes
+            }
+            in_trouble = [machine for machine in self._machines if machine.name in hit]
+            if in_trouble:
+                return random.choice(in_trouble)
         ready = [machine for machine in self._machines if machine.is_ready]
         if ready and random.random() < 0.8:
             return random.choice(ready)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from skyring.errors import TooLarge, Unavailable, Uncertain
-from skyring.storage.entry import NoEntry, decode_entry
+from skyring.storage.entry import Entry, NoEntry, decode_entry
 from skyring.storage.log import Log, LogConflict, Message, SlotLog
 from skyring.testing.proof.history import History, LogEntry
 from skyring.testing.simulation.network import Server, Wire
@@ -40,8 +40,10 @@ class LogServer:
     def __init__(self, server: Server, history: History) -> None:
         self.server = server
         self.conditions = LogConditions()
-        self.watch: Callable[[str, str], None] | None = None
-        """Told of each entry that has been appended: its writer and its kind."""
+        self.watch: Callable[[str, Entry], None] | None = None
+        """Told of each entry that has been appended, and of its writer."""
+        self.claimed: Callable[[], None] = lambda: None
+        """Called when a slot has been claimed."""
         self._history = history
         self._sequence = 0
         self._slots: dict[int, dict[int, bytes]] = {}
@@ -108,8 +110,10 @@ class LogServer:
         self._history.entries.append(
             LogEntry(slot, self._sequence, entry.epoch, writer, is_claim, self.server.loop.time())
         )
+        if is_claim:
+            self.claimed()
         if self.watch is not None:
-            self.watch(writer, entry.kind)
+            self.watch(writer, entry)
 
 
 class SimulatedLog(Log):
@@ -185,9 +189,15 @@ class SimulatedLog(Log):
         conditions = self._server.conditions
         if conditions.is_away:
             return
+        if conditions.unanswered == 1.0:
+            answer = _unheard
         if conditions.delay_s:
             server = self._wire.server
             delay_s = server.random.uniform(0, conditions.delay_s)
             server.later(server.loop.time() + delay_s, call, *arguments, answer)
         else:
             call(*arguments, answer)
+
+
+def _unheard(_: Any) -> None:
+    """An answer that gets lost."""

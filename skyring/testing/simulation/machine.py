@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import Random
 from typing import Any
 
@@ -78,6 +78,11 @@ class Machine:
     def is_ready(self) -> bool:
         """Would it get requests from a load balancer?"""
         return self.is_serving and self.node is not None and self.node.not_ready() is None
+
+    def acts_for(self) -> Collection[int]:
+        """The slots of a ring whose timers its node would deliver and change now."""
+        ring = None if self.node is None else self.node._ring
+        return ring.storage.held() if ring is not None and ring.may_act() else ()
 
     def start(self) -> None:
         """Start the node, unless it runs."""

@@ -16,6 +16,7 @@ import skyring.timers.delivery
 from skyring.errors import Fenced, SkyringError, Unavailable, Uncertain
 from skyring.node_ring import NodeRing
 from skyring.ring.lease import Lease
+from skyring.ring.mover import Mover
 from skyring.ring.ownership import Holder, Ownership
 from skyring.ring.presence import Presence
 from skyring.storage.appending import Appender
@@ -149,7 +150,10 @@ def _purge_before_snapshot(stack: ExitStack) -> None:
 
 
 def _no_waiting_for_leases(stack: ExitStack) -> None:
-    """Slots are claimed as soon as their holder is silent, not when its lease is over."""
+    """Slots are claimed as soon as their holder is silent, not when its lease is over.
+
+    That is looked at twice, the second time with what NATS keeps.
+    """
     real = Ownership.step
 
     def step(self: Ownership, holders: Any, now_ms: int) -> Any:
@@ -162,6 +166,7 @@ def _no_waiting_for_leases(stack: ExitStack) -> None:
         return real(self, silent, now_ms)
 
     put(stack, Ownership, "step", step)
+    put(stack, Mover, "_overtake", Mover._claim)
 
 
 def _lease_from_the_answer(stack: ExitStack) -> None:

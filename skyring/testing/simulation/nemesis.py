@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from random import Random
 
+from skyring.storage.entry import Entry
 from skyring.testing.proof.history import Fault, History
+from skyring.testing.simulation.clock import EPOCH_MS
 from skyring.testing.simulation.disk import LATENCY_S_MAX
 from skyring.testing.simulation.log import LogConditions, LogServer
 from skyring.testing.simulation.loop import SimulatedLoop
@@ -15,6 +18,7 @@ from skyring.testing.simulation.machine import Machine
 from skyring.testing.simulation.network import Conditions, Server
 from skyring.testing.simulation.plan import DAY_MS, Planned
 from skyring.testing.simulation.receiver import Receivers
+from skyring.timers.record import DUE_PREFIX, due_ms_of
 
 __all__ = ["Nemesis"]
 
@@ -136,8 +140,8 @@ class Nemesis:
         """
         wanted = self._random.choice(("claim", "snapshot", "snapshot", "batch"))
 
-        def watch(writer: str, kind: str) -> None:
-            if kind == wanted and writer.split("/")[0] == machine.name and not self.is_over:
+        def watch(writer: str, entry: Entry) -> None:
+            if entry.kind == wanted and writer.split("/")[0] == machine.name and not self.is_over:
                 self._log.watch = None
                 self._loop.later(0.0, partial(self._down, planned, machine, power=True))
 
@@ -259,6 +263,29 @@ class Nemesis:
         self._server.blocked.add(pair)
         self._after(planned.duration_s, lambda: self._server.blocked.discard(pair))
 
+    def begin_rivals(self, planned: Planned, machine: Machine) -> None:
+        """Two nodes that do not hear each other want the slots of one that dies.
+
+        Each takes the other for dead first, and the log is slow when they claim.
+        """
+        rivals = [each for each in self._machines if each is not machine]
+        a, b = self._random.sample(rivals, 2)
+        ring = machine.settings.ring
+        dead_s, lease_s = ring.dead_ms / 1000, ring.lease_ms / 1000
+        duration_s = dead_s + 2 * lease_s + planned.duration_s
+        pairs = {(a.name, b.name), (b.name, a.name)}
+        self._fault("rivals", a, duration_s)
+        self._fault("rivals", b, duration_s)
+        self._server.blocked |= pairs
+        self._after(duration_s, lambda: self._server.blocked.difference_update(pairs))
+        delay_s = self._random.choice((0.02, 0.1, 0.3)) * lease_s
+
+        def die() -> None:
+            self._down(planned, machine, power=False)
+            self._log_fault(replace(planned, duration_s=2 * lease_s), "delay_s", delay_s)
+
+        self._after(dead_s * self._random.uniform(1.0, 1.5), die)
+
     def begin_no_connections(self, planned: Planned, _: Machine) -> None:
         """The server is gone, with its data, and comes back with it."""
         self._fault("no connections", None, planned.duration_s)
@@ -293,8 +320,33 @@ class Nemesis:
             self._after(planned.duration_s, wire.calm)
 
     def begin_log_away(self, planned: Planned, _: Machine) -> None:
-        """The log has no leader."""
-        self._log_fault(planned, "is_away", True)
+        """The log has no leader, or nobody hears what it answers."""
+        if self._random.random() < 0.5:
+            self._log_fault(planned, "is_away", True)
+        else:
+            self._log_fault(planned, "unanswered", 1.0)
+
+    def begin_silent_log(self, planned: Planned, _: Machine) -> None:
+        """From the act of storing an entry on it does what it is asked, and answers nothing.
+
+        Mostly one that cancels or updates timers, which come due while nobody knows of it.
+        """
+        changes_min = self._random.choice((0, 1, 2, 2))
+        soon_ms = int(1000 * planned.duration_s)
+
+        def watch(_: str, entry: Entry) -> None:
+            now_ms = EPOCH_MS + int(1000 * self._loop.time())
+            changes = sum(
+                value is None
+                and key.startswith(DUE_PREFIX)
+                and now_ms < due_ms_of(key) <= now_ms + soon_ms
+                for key, value in entry.writes
+            )
+            if not self.is_over and entry.kind == "batch" and changes >= changes_min:
+                self._log.watch = None
+                self._log_fault(planned, "unanswered", 1.0)
+
+        self._log.watch = watch
 
     def begin_slow_log(self, planned: Planned, _: Machine) -> None:
         self._log_fault(planned, "delay_s", self._random.choice((0.05, 0.5, 3.0)))

@@ -35,9 +35,11 @@ RING = (
     "mute",
     "lag",
     "pair",
+    "rivals",
     "no connections",
     "bad network",
     "log away",
+    "silent log",
     "slow log",
     "bad log",
 )

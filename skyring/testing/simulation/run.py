@@ -40,6 +40,10 @@ PROBE_S_MAX = 3.0
 PROBES = 3
 """Timers made at each node when all is well."""
 POLL_S = 0.25
+HOLDERS_PER_LEASE = 0.02
+"""Part of a lease after which it is looked again who acts for which slot."""
+AFTER_CLAIM_S = (0.003, 0.01)
+"""So soon after a claim as well."""
 EXPECTED_ERRORS = (
     "a write failed",
     "the node has failed",
@@ -104,6 +108,7 @@ class Simulation:
         self.loop = loop
         self.history = History()
         self._settled_s: float | None = None
+        self._contested: set[int] = set()
         self.server = Server(loop, Random(f"network {plan.seed}"), plan.payload_bytes_max)
         self.log = LogServer(self.server, self.history)
         self.receivers = Receivers(
@@ -143,6 +148,9 @@ class Simulation:
             join_s = 0.0 if number >= plan.absent else plan.load_s / 2
             self.loop.later(join_s, machine.start)
         self.nemesis.plan(plan.faults)
+        if plan.is_ring:
+            self.log.claimed = self._claimed
+            self._watch_holders()
         watch = asyncio.create_task(self._until(self._is_settled, plan.load_s))
         await self.clients.run()
         await watch
@@ -175,6 +183,24 @@ class Simulation:
         self._check_indexes()
         await self._read_dead_letters()
         await self._stop_all(patience_s)
+
+    def _claimed(self) -> None:
+        for after_s in AFTER_CLAIM_S:
+            self.loop.later(after_s, self._check_holders)
+
+    def _watch_holders(self) -> None:
+        self._check_holders()
+        self.loop.later(self.plan.lease_s * HOLDERS_PER_LEASE, self._watch_holders)
+
+    def _check_holders(self) -> None:
+        """No two nodes may act for one slot at the same time."""
+        holders: dict[int, str] = {}
+        for machine in self.machines:
+            for slot in machine.acts_for():
+                other = holders.setdefault(slot, machine.name)
+                if other != machine.name and slot not in self._contested:
+                    self._contested.add(slot)
+                    self._fail(f"{other} and {machine.name} both act for slot {slot}")
 
     def _check_answers(self) -> None:
         """Without any fault, every request to a ring that has settled is answered."""
