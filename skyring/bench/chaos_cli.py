@@ -88,13 +88,19 @@ def _arguments(directory: Path) -> list[str]:
 
 
 def _check_report(report: Path | None) -> None:
+    """Better now than after half an hour."""
     from skyring.bench.chaos.report import require_matplotlib
 
+    if report is None:
+        return
     try:
-        if report is not None:
-            require_matplotlib()
+        require_matplotlib()
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.with_name(f"{report.name}.json").touch()
     except BenchError as error:
         fail(str(error))
+    except OSError as error:
+        fail(f"cannot write the report {report}: {error.strerror}")
 
 
 def _wanted(names: list[str] | None, short: bool) -> list[str]:

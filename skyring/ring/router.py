@@ -217,6 +217,8 @@ class Router:
     async def _send(self, node: str, operation: bytes, left_ms: int) -> bytes:
         if len(operation) > self.operation_bytes_max:
             raise TooLarge(f"a timer may have {self.operation_bytes_max} bytes in this ring")
+        if not self._incarnation():  # by it the others know a question that comes twice
+            raise Moved("this node has not joined the ring yet")
         if self._under_way >= self._limits.waiting_max:
             raise Unavailable("too many requests are waiting for other nodes")
         peer = self._peers.get(node)
@@ -289,9 +291,7 @@ class Router:
     async def _carry(self, node: str, peer: _Peer, batch: list[_Waiting]) -> None:
         self._asked += 1
         operations = [item.operation for item in batch]
-        incarnation = self._incarnation()
-        number = self._asked if incarnation else 0  # before it has joined it is not known by one
-        question = OperationsQuestion(operations, self._me, incarnation, number)
+        question = OperationsQuestion(operations, self._me, self._incarnation(), self._asked)
         outcome: list[bytes | int] | SkyringError = Uncertain("this node is stopping")
         task = asyncio.current_task()
         assert task is not None, "it is run as one"

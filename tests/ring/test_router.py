@@ -144,6 +144,24 @@ async def test_a_request_to_a_node_that_dies_is_answered_by_who_takes_its_slots(
             await b.node.stop()
 
 
+async def test_a_node_that_has_not_joined_asks_nobody_to_do_anything() -> None:
+    async with ring_of("a") as ring:
+        swallowed = Deaf(ring.nodes["a"])
+        waiting = RingNode(ring, "b", request_timeout_ms=500)
+        waiting.log.is_cut = True  # so it cannot join
+        try:
+            await waiting.node.start()
+            await ring.until(lambda: "a" in waiting.sees())
+            with pytest.raises(Unavailable) as refused:
+                await waiting.timers.create(timeout=FAR_MS, callback=to())
+            assert not isinstance(refused.value, Uncertain)
+            with pytest.raises(Unavailable):
+                await waiting.timers.list()
+            assert swallowed.count == 0
+        finally:
+            await waiting.node.stop()
+
+
 async def test_requests_end_when_the_ring_has_ended() -> None:
     async with ring_of("a", "b") as ring:
         a, b = ring.nodes.values()

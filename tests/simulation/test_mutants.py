@@ -16,6 +16,10 @@ SEEDS_MAX = 60
 @pytest.mark.parametrize(
     "name",
     [
+        "expected-sequence fence",
+        "waiting out a lease",
+        "never guess success",
+        "never guess failure",
         "delete after success",
         "claim replay",
         "cancel's barrier",

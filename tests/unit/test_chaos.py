@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
+import typer
 
+from skyring.bench import chaos_cli
 from skyring.bench.chaos.blows import FILES, Blow, blows, kind_in, strike
 from skyring.bench.chaos.damage import _judge
 from skyring.bench.chaos.faults import FAULTS
@@ -267,6 +269,15 @@ def test_a_report_is_a_document_a_table_and_a_plot(tmp_path: Path) -> None:
     assert "| **1 × early** |" in table[3]
     assert "<svg" in (tmp_path / "made" / "chaos.svg").read_text()
     assert "1 × early" in finding(broken)
+
+
+def test_a_report_that_cannot_be_written_is_told_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(typer.Exit):
+        chaos_cli._check_report(tmp_path / "file" / "report")
+    assert "cannot write the report" in capsys.readouterr().err
 
 
 def test_without_matplotlib_there_is_no_report(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,8 @@ def replay(
     """Play one seed, and tell what has happened to a timer. Ends with 1 after a violation."""
     with mutated(mutant):
         played = run_seed(seed, verbose=verbose)
+    if timer and not any(timer in line for line in played.history.lines()):
+        raise typer.BadParameter(f"no timer of this seed is {timer!r}", param_hint="--timer")
     wanted = timer or next((item.timer for item in played.violations if item.timer), "")
     lines = played.history.lines(wanted or None)
     for line in lines if wanted else lines[:LINES_SHOWN_MAX]:
