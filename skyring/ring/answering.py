@@ -93,8 +93,10 @@ class Answering:
         return encode(ReleaseAnswer(pack_slots(released)))
 
     async def _operations(self, question: OperationsQuestion) -> bytes:
-        asker = (question.node, question.incarnation, question.number)
-        if question.number and not self._replays.is_new(*asker):
+        asker = (question.node, question.incarnation)
+        for number in question.given_up:
+            self._replays.is_new(*asker, number)
+        if question.number and not self._replays.is_new(*asker, question.number):
             raise Unavailable(f"question {question.number} of {question.node} came before")
         answers: list[bytes | int] = [LATE] * len(question.operations)
         groups = [

@@ -73,6 +73,9 @@ class OperationsQuestion(msgspec.Struct, frozen=True, array_like=True, tag="oper
     """Of that node."""
     number: int = 0
     """Rises by one with each question of an incarnation, from 1; 0: they are not counted."""
+    given_up: list[int] = []
+    """Numbers of earlier ones to this node that had no answer: who has not seen them yet must not
+    carry them out any more, for what they asked is asked again."""
 
 
 Question: TypeAlias = ProbeQuestion | ReleaseQuestion | OperationsQuestion

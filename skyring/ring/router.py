@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
@@ -35,6 +35,10 @@ FRAME_BYTES = 4_096
 """More than what a message adds to an operation, or to the timer in it when it is shown."""
 OPERATION_BYTES = 16
 """More than what a message adds to each of several operations."""
+GIVEN_UP_MAX = 200
+"""Questions without an answer that are named in the next one; they fit into FRAME_BYTES."""
+PEERS_MAX = 1_000
+"""Nodes that may owe answers."""
 ALONE_TRIES = 10
 PAUSE_S_MIN, PAUSE_S_MAX = 0.02, 0.5
 """Before a slot without a holder is looked at again, unless the table changes before that."""
@@ -123,6 +127,8 @@ class Router:
         self._me = me
         self._incarnation = incarnation
         self._asked = 0
+        self._given_up: dict[str, deque[int]] = {}
+        """Numbers of questions to each node that had no answer."""
         self._bus = bus
         self._table = table
         self.is_here = is_here
@@ -290,8 +296,9 @@ class Router:
 
     async def _carry(self, node: str, peer: _Peer, batch: list[_Waiting]) -> None:
         self._asked += 1
+        number, given_up = self._asked, list(self._given_up.get(node, ()))
         operations = [item.operation for item in batch]
-        question = OperationsQuestion(operations, self._me, self._incarnation(), self._asked)
+        question = OperationsQuestion(operations, self._me, self._incarnation(), number, given_up)
         outcome: list[bytes | int] | SkyringError = Uncertain("this node is stopping")
         task = asyncio.current_task()
         assert task is not None, "it is run as one"
@@ -310,7 +317,30 @@ class Router:
             outcome = Uncertain(f"{node} is gone")
         finally:
             peer.carrying.discard(task)
+            self._note(node, number, given_up, outcome)
             self._end(node, peer, batch, outcome)
+
+    def _note(
+        self,
+        node: str,
+        number: int,
+        given_up: Sequence[int],
+        outcome: Sequence[bytes | int] | SkyringError,
+    ) -> None:
+        """A question without an answer may still be on its way, and come after what follows it.
+
+        So the next ones to that node name it, until one of them is answered.
+        """
+        if isinstance(outcome, Uncertain):
+            self._given_up.setdefault(node, deque(maxlen=GIVEN_UP_MAX)).append(number)
+            if len(self._given_up) > PEERS_MAX:
+                del self._given_up[next(iter(self._given_up))]
+        elif not isinstance(outcome, SkyringError) and given_up:
+            left = [each for each in self._given_up.get(node, ()) if each not in given_up]
+            if left:
+                self._given_up[node] = deque(left, GIVEN_UP_MAX)
+            else:
+                self._given_up.pop(node, None)
 
     def _end(
         self,

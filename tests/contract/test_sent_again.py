@@ -11,8 +11,14 @@ import pytest
 from msgspec.structs import replace
 
 from skyring.clock import ManualClock, SystemClock
-from skyring.errors import Unavailable
-from skyring.ring.messages import ALONE, OperationsAnswer, decode_question, encode
+from skyring.errors import Unavailable, Uncertain
+from skyring.ring.messages import (
+    ALONE,
+    OperationsAnswer,
+    OperationsQuestion,
+    decode_question,
+    encode,
+)
 from skyring.ring.router import ALONE_TRIES, Router, RouterLimits
 from skyring.settings import DeliverySettings, RetrySettings
 from skyring.storage.base import Storage
@@ -164,13 +170,20 @@ class Bus:
     is_up = True
     payload_bytes_max = 1 << 20
 
-    def __init__(self, alone: int) -> None:
+    def __init__(self, alone: int, silent: int = 0) -> None:
         self.alone = alone
+        self.silent = silent
         self.asked: list[bytes] = []
+        self.given_up: list[list[int]] = []
 
     async def ask(self, node: str, question: bytes, timeout_ms: int) -> bytes:
-        (operation,) = decode_question(question).operations  # type: ignore[union-attr]
+        decoded = decode_question(question)
+        assert isinstance(decoded, OperationsQuestion)
+        (operation,) = decoded.operations
         self.asked.append(operation)
+        self.given_up.append(decoded.given_up)
+        if len(self.asked) <= self.silent:
+            raise Uncertain("no answer")
         is_alone = len(self.asked) <= self.alone
         return encode(OperationsAnswer([ALONE if is_alone else b"answer"]))
 
@@ -207,6 +220,15 @@ async def routing(bus: Bus) -> AsyncIterator[Router]:
             RouterLimits(),
             lambda: 1,
         )
+
+
+async def test_what_had_no_answer_is_named_until_there_is_one() -> None:
+    bus = Bus(0, silent=2)
+    async with routing(bus) as router:
+        for _ in range(2):
+            assert await router.run(1, Operation()) == b"answer"
+    assert bus.asked == [b"first", b"repeated", b"repeated", b"first"]
+    assert bus.given_up == [[], [1], [1, 2], []]
 
 
 @pytest.mark.parametrize("alone", [1, 2])

@@ -144,6 +144,36 @@ async def test_a_request_to_a_node_that_dies_is_answered_by_who_takes_its_slots(
             await b.node.stop()
 
 
+async def test_an_update_that_comes_late_does_not_replace_a_later_one() -> None:
+    async with ring_of("a", "b") as ring:
+        a, b = ring.nodes.values()
+        timer_id = await a.timers.create(id=ring.id_in(b.held), timeout=FAR_MS, callback=to("one"))
+        listener = b.bus._listener
+        assert listener is not None
+        asked, held = listener.asked, asyncio.get_running_loop().create_future()
+
+        def hold(question: bytes, answer: Any) -> None:
+            if isinstance(decode_question(question), OperationsQuestion):
+                held.set_result(question)
+            else:
+                asked(question, answer)
+
+        listener.asked = hold  # type: ignore[method-assign]
+        late = asyncio.create_task(a.timers.update(timer_id, timeout=FAR_MS, callback=to("two")))
+        question = await held
+        listener.asked = asked  # type: ignore[method-assign]
+        a.bus.disconnect()
+        with pytest.raises(Uncertain):
+            await late
+        a.bus.connect()
+        await ring.settled()
+        await a.timers.update(timer_id, timeout=FAR_MS, callback=to("three"))
+        assert b.node._ring is not None
+        with pytest.raises(Unavailable, match="came before"):
+            await b.node._ring.member._answering.answer(question)
+        assert (await a.timers.get(timer_id))["callback"].uri == "three"
+
+
 async def test_a_node_that_has_not_joined_asks_nobody_to_do_anything() -> None:
     async with ring_of("a") as ring:
         swallowed = Deaf(ring.nodes["a"])

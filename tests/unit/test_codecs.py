@@ -255,7 +255,7 @@ async def test_what_earlier_and_later_programs_have_written() -> None:
         (write_replica(Replica(1, "s", 1, 2, 3, 4, 5, 6, 7, False)), "9a01a17301020304050607c2"),
         (messages.encode(ProbeQuestion()), "0191a570726f6265"),
         (messages.encode(ReleaseQuestion("a", b"\x05")), "0193a772656c65617365a161c40105"),
-        (messages.encode(OperationsQuestion([b"x"])), "0195aa6f7065726174696f6e7391c40178a00000"),
+        (messages.encode(OperationsQuestion([b"x"])), "0196aa6f7065726174696f6e7391c40178a0000090"),
         (messages.encode(OperationsAnswer([b"x", 3])), "019192c4017803"),
         (
             messages.encode(Gossip("a", 1, "alive", "", b"\x02", 3, 4)),
