@@ -4,6 +4,8 @@
 # make simulate SEEDS=10000  that many simulated rings, with faults; make test plays 200
 # make mutants               switches off each safety rule in turn: the simulator has to miss it
 # make chaos                 what real processes bear: half an hour, as root, and a report in build/
+# make compose-up            five nodes, three NATS servers and nginx on port 8080, in Docker
+# make compose-down          stops them; the timers stay
 # They do all the set-up themselves: Python 3.11 or later and make are enough.
 
 PYTHON ?= python3
@@ -15,11 +17,14 @@ TEST_ARGS ?=
 CHAOS_ARGS ?=
 SEEDS ?= 10000
 FIRST ?= 0
+COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose) \
+          -f deploy/compose/docker-compose.yml --project-directory deploy/compose
 
 PLUGINS      := tcp zmq nats redis amqp
 PLUGIN_FILES := $(wildcard transports/*/pyproject.toml)
 
-.PHONY: run run-with-transports install servers check test simulate mutants chaos format clean
+.PHONY: run run-with-transports install servers check test simulate mutants chaos format clean \
+        compose-up compose-down
 
 run: install
 	$(BIN)/skyring run $(RUN_ARGS)
@@ -65,6 +70,14 @@ mutants: $(VENV)/.installed-test
 
 chaos: servers $(VENV)/.installed-test
 	$(BIN)/skyring bench chaos --report build/chaos $(CHAOS_ARGS)
+
+compose-up:
+	@$(COMPOSE) up -d --build
+	@$(COMPOSE) ps
+	@echo "http://localhost:8080 — stop with: make compose-down"
+
+compose-down:
+	@$(COMPOSE) --profile monitoring down
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff format .

@@ -30,6 +30,7 @@ __all__ = [
     "decode_question",
     "decode_release_answer",
     "encode",
+    "other_version",
 ]
 
 WIRE_VERSION = 1
@@ -43,6 +44,8 @@ ALONE = 2
 LATE = 3
 """It is being done, or waits for it; ask again."""
 PREFIX = bytes([WIRE_VERSION])
+VERSIONS_END = 32
+"""Versions will not get so high; what begins with more is no message of a node."""
 
 
 class Garbled(SkyringError):
@@ -106,6 +109,12 @@ _encoder = msgspec.msgpack.Encoder()
 def encode(message: Gossip | Question | ProbeAnswer | ReleaseAnswer | OperationsAnswer) -> bytes:
     """The bytes of a message."""
     return PREFIX + _encoder.encode(message)
+
+
+def other_version(message: bytes) -> int | None:
+    """The version of a message that a program with another wire format may have sent."""
+    version = message[0] if message else 0
+    return version if 0 < version < VERSIONS_END and version != WIRE_VERSION else None
 
 
 def _reader(kind: Any, what: str) -> Callable[[bytes], Any]:

@@ -12,7 +12,14 @@ from skyring.ring.bus import Bus, NobodyThere
 from skyring.ring.host import SlotHost
 from skyring.ring.lease import Lease, waited_out_ms
 from skyring.ring.membership import Announced, Gossip
-from skyring.ring.messages import Garbled, ProbeQuestion, decode_probe_answer, encode
+from skyring.ring.messages import (
+    WIRE_VERSION,
+    Garbled,
+    ProbeQuestion,
+    decode_probe_answer,
+    encode,
+    other_version,
+)
 from skyring.ring.observer import Observer, Spawn
 from skyring.ring.slots import pack_slots
 from skyring.tasks import wait_for_event
@@ -76,12 +83,13 @@ class Presence:
         """Set when there is something new to be said."""
 
     async def take_name(self) -> None:
-        """Make sure that no other node of this name lives.
+        """Make sure that no other node of this name lives, and none that cannot be understood.
 
         Raises:
             RingError: one does.
             Unavailable: it cannot be told now.
         """
+        await self._refuse_other_versions()
         announced = await self._observer.read_announcements()
         mine = [item for item in announced if item.node == self._me]
         last = max((item.incarnation for item in mine), default=0)
@@ -103,6 +111,22 @@ class Presence:
                 " (--node)"
             )
         self.incarnation = max(self._clock.now_ms(), last + 1)
+
+    async def _refuse_other_versions(self) -> None:
+        """Nodes that do not understand each other would not share slots, but fight for them."""
+        kept = set(await self._bus.announcements())
+        if all(other_version(message) is None for message in kept):
+            return
+        logger.info("a node with another version was in the ring; is it still?")
+        await self._wait_out()
+        for message in await self._bus.announcements():
+            version = other_version(message)
+            if version is not None and message not in kept:
+                raise RingError(
+                    f"nodes with version {version} of the wire format are in the ring, this program"
+                    f" has version {WIRE_VERSION}: stop all of them before the first of the others"
+                    " is started"
+                )
 
     def not_ready(self) -> str | None:
         """Why this node should get no requests now."""

@@ -45,8 +45,8 @@ def set_up_logging(settings: LogSettings) -> None:
     root.handlers[:] = [handler]
     root.setLevel(settings.level.upper())
     # What uvicorn says about starting and stopping the node says itself.
-    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, root.level))
-    logging.getLogger("asyncio").setLevel(max(logging.WARNING, root.level))
+    for library in ("asyncio", "httpx", "uvicorn"):
+        logging.getLogger(library).setLevel(max(logging.WARNING, root.level))
 
 
 def _moment(record: logging.LogRecord) -> str:

@@ -30,38 +30,13 @@ from skyring.transports.loading import installed
 from skyring.transports.registry import load_transports
 from tests.acceptance.receiver import CallbackReceiver
 from tests.acceptance.test_cli import Listener, listening
+from tests.documents import blocks, commands, curl, expected_status, section, shell
 
 ROOT = Path(__file__).parents[2]
 README, CLI, HTTP = ROOT / "README.md", ROOT / "docs" / "cli.md", ROOT / "docs" / "http.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TIMEOUT_S = 60
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    """Fenced blocks of one language; "" for those that name none."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
-    return [content for name, content in found if name == language]
-
-
-def commands(block: str) -> Iterator[str]:
-    """The commands of a shell script; one may go over several lines."""
-    command = ""
-    for line in block.splitlines():
-        command += line + "\n"
-        try:
-            words = shlex.split(command, comments=True)
-        except ValueError:
-            continue  # a quotation is still open
-        if words:
-            yield command.strip()
-        command = ""
-    assert command == "", f"no end of {command}"
-
-
-def section(page: Path, title: str) -> str:
-    text = page.read_text(encoding="utf-8")
-    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
 def masked(text: str) -> str:
@@ -71,48 +46,11 @@ def masked(text: str) -> str:
     return re.sub(r"\+\d+ ms", "+N ms", text)
 
 
-async def shell(command: str, **environment: str) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        *("sh", "-c", command),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=os.environ | environment,
-    )
-    try:
-        async with asyncio.timeout(TIMEOUT_S):
-            out, err = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
-
-
 # The README
 
 
 README_COMMANDS = [command for block in blocks(README, "sh") for command in commands(block)]
 CURL = [command for command in README_COMMANDS if command.startswith("curl ")]
-
-
-async def curl(command: str, server: str, receiver: str) -> tuple[int, str]:
-    """Run a command of the README against other addresses: status, and headers and body."""
-    command = command.replace("127.0.0.1:3000", server).replace("127.0.0.1:8989", receiver)
-    assert server in command
-    options = "-sS --max-time 30 --noproxy '*' -w '\\n%{http_code}'"
-    code, out, err = await shell(f"curl {options} {command.removeprefix('curl ')}")
-    assert (code, err) == (0, ""), command
-    shown, _, status = out.rpartition("\n")
-    return int(status), shown.replace("\r\n", "\n")
-
-
-def expected_status(command: str) -> int:
-    words = shlex.split(command)
-    if "-X" in words:
-        return {"PUT": 200, "DELETE": 202}[words[words.index("-X") + 1]]
-    return 201 if "-d" in words else 200
 
 
 async def test_the_commands_of_the_readme(server: ServerProcess) -> None:

@@ -18,7 +18,8 @@ from pydantic import SecretStr
 from skyring.bench.process import ServerProcess
 from skyring.settings import DeliverySettings, TransportSettings
 from skyring.transports.registry import load_transports
-from tests.acceptance.test_docs import ROOT, blocks, commands, curl, shell
+from tests.acceptance.test_docs import ROOT
+from tests.documents import blocks, commands, curl, shell
 
 PAGE = ROOT / "docs" / "transports.md"
 EXAMPLE = ROOT / "examples" / "journal.py"

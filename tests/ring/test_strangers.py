@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from skyring.errors import RecordUnreadable
+from skyring.errors import RecordUnreadable, RingError
+from skyring.ring.messages import WIRE_VERSION
 from skyring.storage.entry import decode_entry
 from tests.contract.recording import to
 from tests.ring.rings import SLOTS, LocalRing, RingNode, ring_of
@@ -97,5 +98,51 @@ async def test_an_entry_of_a_later_version_stops_who_reads_it() -> None:
             with pytest.raises(RecordUnreadable, match="version 2"):
                 await node.node.wait()
         assert node.node.not_ready() is not None
+    finally:
+        await ring.stop()
+
+
+class OtherVersion:
+    """A node of a program with another wire format, as far as it can be heard."""
+
+    def __init__(self, ring: LocalRing) -> None:
+        self._ring = ring
+        self.beats = 0
+
+    def announce(self) -> None:
+        self.beats += 1
+        message = bytes([WIRE_VERSION + 1]) + self.beats.to_bytes(8, "big")
+        self._ring.network.kept["other"] = message
+        for bus in self._ring.network.buses:
+            assert bus._listener is not None
+            bus._listener.heard(message)
+
+    async def live(self) -> None:
+        while True:
+            self.announce()
+            await asyncio.sleep(0.05)
+
+
+async def test_no_node_joins_others_that_it_does_not_understand() -> None:
+    async with ring_of("a") as ring:
+        living = asyncio.create_task(OtherVersion(ring).live())
+        late = RingNode(ring, "b")
+        try:
+            await late.node.start()
+            with pytest.raises(RingError, match=f"version {WIRE_VERSION + 1} of the wire format"):
+                await late.node.wait()
+            assert not ring.nodes["a"].has_failed(), "who is there already goes on"
+            assert len(ring.nodes["a"].held) == SLOTS
+        finally:
+            living.cancel()
+            await late.node.stop()
+
+
+async def test_nodes_of_another_version_that_are_gone_keep_nobody_out() -> None:
+    ring = LocalRing()
+    OtherVersion(ring).announce()
+    await ring.start("a")
+    try:
+        assert len(ring.nodes["a"].held) == SLOTS
     finally:
         await ring.stop()
