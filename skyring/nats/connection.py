@@ -7,7 +7,8 @@
   can fail to come: when its reading task dies of an unforeseen error, or when closing fails.
 - `Connection.dispose` frees everything without waiting for a server that may be silent; the
   library's ``close`` waits for what is unsent to be sent.
-- ``tls://`` means TLS. The library goes on in the clear if the server does not ask for it.
+- ``tls://`` means TLS. The library goes on in the clear if the server does not ask for it, and does
+  not tell its stream that TLS has begun.
 - Messages are written and handed on without a queue and a task for each subscription: all that is
   put in one turn of the event loop is one write, and `Connection.listen` calls back at once.
 
@@ -17,6 +18,7 @@ All that reaches into the library stands in this file and in ``parser.py``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections import deque
@@ -39,6 +41,7 @@ logger = logging.getLogger(__name__)
 NEVER_S = 10 * 365 * 86_400
 """For the library's own pings, which would go past what is waiting to be written."""
 DISPOSE_S_MAX = 5
+AUTHORIZATION = "authorization violation"
 PENDING_BYTES = 2 << 20
 """The library's own default."""
 
@@ -284,9 +287,9 @@ class Connection(Client):
     def _connect_command(self) -> bytes:
         """The log-in. It holds the credentials, and nothing was sent before it."""
         writer = self._io_writer()
-        if self._server.needs_tls and (
-            writer is None or writer.get_extra_info("ssl_object") is None
-        ):
+        if writer is not None and writer.get_extra_info("ssl_object") is not None:
+            _tell_of_tls(writer.transport)
+        elif self._server.needs_tls:
             raise ConnectionError("the server does not ask for TLS, so it is told nothing")
         return super()._connect_command()
 
@@ -297,6 +300,16 @@ class Connection(Client):
         logger.debug("NATS: %s", told(error))
 
 
+def _tell_of_tls(transport: asyncio.WriteTransport) -> None:
+    """Tell the stream that its transport is another one now; the library does not (#574).
+
+    Otherwise the stream would not pause a server that sends faster than it is read, and would leave
+    a warning at the end of each connection.
+    """
+    with contextlib.suppress(AssertionError):  # it has been told
+        transport.get_protocol().connection_made(transport)
+
+
 def told(error: BaseException) -> str:
     """An error of the library as a reason, the same on every event loop."""
     if isinstance(error, ConnectionRefusedError):
@@ -304,6 +317,8 @@ def told(error: BaseException) -> str:
     if isinstance(error, UnexpectedEOF | ConnectionResetError | BrokenPipeError):
         return "the server closed the connection"
     text = re.sub(r"^(nats: |\[Errno -?\d+\] )", "", str(error))
+    if AUTHORIZATION in text.lower():
+        return "the server does not accept the credentials (Authorization Violation)"
     return one_line(text) or type(error).__name__
 
 

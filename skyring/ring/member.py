@@ -247,8 +247,7 @@ class RingMember:
                 self._is_informed = True
                 break
             except Unavailable as error:
-                self.presence.joining = f"the ring cannot be joined yet: {error}"
-                logger.warning("%s", self.presence.joining)
+                self.presence.cannot_join(error)
                 await asyncio.sleep(JOIN_PAUSE_S)
         self._bus.serve()
         self.presence.state = "joining"

@@ -128,6 +128,13 @@ class Presence:
                     " is started"
                 )
 
+    def cannot_join(self, error: Unavailable) -> None:
+        """It is tried again and again; said once, as long as the reason stays the same."""
+        reason = f"the ring cannot be joined yet: {error}"
+        if reason != self.joining:
+            logger.warning("%s", reason)
+        self.joining = reason
+
     def not_ready(self) -> str | None:
         """Why this node should get no requests now."""
         if not self._bus.is_up:

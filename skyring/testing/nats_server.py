@@ -17,7 +17,14 @@ from typing import Any, Literal, Self
 from skyring.cluster.nats_server import server_binary
 from skyring.testing.processes import pause_process, resume_process
 
-__all__ = ["NatsServer", "free_port", "server_binary", "start_cluster", "stop_cluster"]
+__all__ = [
+    "NatsServer",
+    "free_port",
+    "is_whole",
+    "server_binary",
+    "start_cluster",
+    "stop_cluster",
+]
 
 START_S_MAX = 30
 EXIT_S_MAX = 10
@@ -258,7 +265,7 @@ async def start_cluster(
         for server in servers:
             server.spawn()
         for server in servers:
-            await server.until(partial(_is_whole, servers))
+            await server.until(partial(is_whole, servers))
     except BaseException:
         for server in servers:
             server.kill()
@@ -271,7 +278,7 @@ async def stop_cluster(servers: Sequence[NatsServer]) -> None:
     await asyncio.gather(*(server.stop() for server in servers))
 
 
-async def _is_whole(servers: Sequence[NatsServer]) -> bool:
+async def is_whole(servers: Sequence[NatsServer]) -> bool:
     """Do all take connections, and has one of them heard of all others that they are there?"""
     for server in servers:
         if not await server.answers():

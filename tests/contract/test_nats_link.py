@@ -302,6 +302,42 @@ async def test_a_subscription_that_is_not_permitted(
         assert (await link.request(Message("nobody", b""), 5_000)).is_no_responders
 
 
+# TLS
+
+
+TLS = Path(__file__).parent / "localhost.pem"
+WITH_TLS = f'tls {{ cert_file: "{TLS}", key_file: "{TLS}" }}'
+
+
+async def test_the_end_of_a_connection_with_tls_leaves_no_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        NatsServer(tmp_path, WITH_TLS, jetstream=False) as server,
+        linked(f"tls://localhost:{server.port}", ca_file=TLS) as link,
+    ):
+        watch = Watch(link)
+        assert (await link.request(Message("nobody", b""), 5_000)).is_no_responders
+        server.kill()
+        await watch.disconnected()
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
+
+
+async def test_wrong_credentials_are_told_in_plain_words(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = f"authorization {{ user: a, password: b }}\n{WITH_TLS}"
+    url = "tls://localhost"
+    async with (
+        NatsServer(tmp_path, config, jetstream=False) as server,
+        linked(f"{url}:{server.port}", ca_file=TLS, user="a", password="s3cret") as link,
+    ):
+        assert link.session is None
+        assert "does not accept the credentials (Authorization Violation)" in link.reason
+    assert "s3cret" not in caplog.text
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
+
+
 # Watching
 
 

@@ -12,7 +12,7 @@ from skyring.storage.entry import decode_entry
 from skyring.testing.recording import Delivered, Gate, take
 from skyring.transports import Outcome
 from tests.contract.recording import to
-from tests.ring.rings import SLOTS, LocalRing, RingNode, eventually, ring_of
+from tests.ring.rings import SLOTS, CuttableLog, LocalRing, RingNode, eventually, ring_of
 
 FAR_MS = 3_600_000
 
@@ -297,3 +297,29 @@ class Load:
             node = self._ring.nodes[self._entries[turn % len(self._entries)]]
             self.ids += await create(node, 5, timeout=1 + turn % 200)
             turn += 1
+
+
+class CountingLog(CuttableLog):
+    """Counts how often a node has come to it."""
+
+    tries = 0
+
+    async def open(self) -> None:
+        self.tries += 1
+        await super().open()
+
+
+async def test_why_the_ring_cannot_be_joined_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with ring_of("a") as ring:
+        late = ring.nodes["b"] = RingNode(ring, "b")
+        assert late.node._ring is not None
+        log = late.node._ring.storage._log = CountingLog(ring.log)
+        log.is_cut = True
+        await late.node.start()
+        await ring.until(lambda: log.tries > 3)
+        log.is_cut = False
+        await ring.settled()
+    said = [record for record in caplog.records if "cannot be joined yet" in record.getMessage()]
+    assert len(said) == 1, "it was tried again without a word"
