@@ -9,7 +9,7 @@ import shutil
 import signal
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,6 +30,7 @@ __all__ = [
     "ShippedNats",
     "ShippedRing",
     "ShippedServer",
+    "eventually",
     "run",
     "settled",
     "write_settings",
@@ -41,6 +42,7 @@ CONFIGURATION = ("nats.conf", "accounts.conf")
 RING = "main"
 RUN_S_MAX = 60
 CONNECT_S_MAX = 20
+POLL_S = 0.01
 HOST = "127.0.0.1"
 
 
@@ -203,15 +205,19 @@ class ShippedNats:
             "password": self.passwords[user],
             "ca_file": self.ca_file,
             "reconnect_pause_ms": 10,
+            # All connect to the first server, also when this machine is busy: what one has said is
+            # not known on the others at once.
+            "connect_timeout_ms": CONNECT_S_MAX * 1000,
         }
         return NatsSettings.model_validate(given | more)
 
     @asynccontextmanager
     async def linked(self, user: str, **more: Any) -> AsyncIterator[Link]:
-        """A link of Skyring that has connected as this user, or has tried to."""
+        """A link of Skyring that has connected as this user."""
         link = make_link(self.settings(user, **more), f"test {user}")
         await link.start()
         try:
+            await eventually(lambda: link.session is not None)
             yield link
         finally:
             await link.stop()
@@ -282,6 +288,13 @@ def write_settings(directory: Path, nats: ShippedNats, user: str, password: str 
         f'ca_file = "{nats.ca_file}"\n'
     )
     return file
+
+
+async def eventually(reached: Callable[[], bool]) -> None:
+    """For what nobody tells when it is so."""
+    async with asyncio.timeout(RUN_S_MAX):
+        while not reached():
+            await asyncio.sleep(POLL_S)
 
 
 async def settled(client: Connection) -> None:

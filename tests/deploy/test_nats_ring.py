@@ -132,10 +132,9 @@ async def test_a_node_with_a_wrong_password_goes_on_trying(
             return all(len(each.log_lines("authentication error")) > 2 for each in nats.servers)
 
         await eventually(was_refused_again)
-        said = [line for line in server.log.splitlines() if "WARNING" in line]
-        assert len(said) == len(nats.servers), "once for each server, not at each try"
-        for line, url in zip(said, nats.urls, strict=True):
-            assert f"{url}: the server does not accept the credentials" in line
+        for url in nats.urls:
+            text = f"{url}: the server does not accept the credentials"
+            assert server.log.count(text) == 1, "not at each try"
 
         # Its password becomes the right one.
         for each in nats.servers:
@@ -161,9 +160,9 @@ async def test_a_node_with_the_user_of_another_role_says_what_it_may_not(
         assert await server.stop() == 0
     finally:
         await server.kill()
-    said = [line for line in server.log.splitlines() if "cannot be joined yet" in line]
-    assert len(said) == 1
-    assert "Permissions Violation" in said[0]
+    said = re.findall("cannot be joined yet: (.*)", server.log)
+    assert len(said) == len(set(said)), "not at each try"
+    assert any("Permissions Violation" in reason for reason in said)
     assert nats.refusals("observer")
 
 

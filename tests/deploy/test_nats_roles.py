@@ -20,10 +20,11 @@ from skyring.ring.nats_bus import NatsBus
 from skyring.settings import RingSettings
 from skyring.storage.jetstream import JetStreamLog
 from skyring.storage.log import LogConflict
+from skyring.testing.nats_server import NatsServer
 from skyring.timers.attempt import Attempts
 from skyring.transports import Callback, DeliveryInfo, Outcome
 from skyring_nats import Nats
-from tests.deploy.shipped import DEPLOY, RING, ShippedNats, settled
+from tests.deploy.shipped import DEPLOY, RING, ShippedNats, eventually, settled
 
 SLOTS = 8
 TIMEOUT_MS = 20_000
@@ -77,6 +78,7 @@ async def bus_as_node(cluster: ShippedNats, name: str, ear: Ear) -> AsyncIterato
     await bus.open(name, ear)
     bus.serve()
     try:
+        await eventually(lambda: bus.is_up)
         yield bus
     finally:
         await bus.close()
@@ -151,16 +153,25 @@ async def test_a_node_may_do_all_that_the_bus_needs(cluster: ShippedNats) -> Non
     assert cluster.refusals("node") == before
 
 
+async def replicas_on(server: NatsServer) -> dict[str, int]:
+    """The streams of the ring that a server keeps, and how many servers do."""
+    about = await server.monitoring("/jsz?streams=true&config=true&accounts=true")
+    accounts = {item["name"]: item for item in about.get("account_details") or ()}
+    streams = accounts.get("SKYRING", {}).get("stream_detail") or ()
+    return {item["name"]: item["config"]["num_replicas"] for item in streams}
+
+
 async def test_three_servers_keep_each_stream_and_sync_it(cluster: ShippedNats) -> None:
+    expected = {f"SKYRING_{RING}": 3, f"SKYRING-GOSSIP_{RING}": 3}
     async with log_as_node(cluster), bus_as_node(cluster, "c", Ear()) as bus:
         await bus.announce(b"I am c", TIMEOUT_MS)
-        for server in cluster.servers:
-            about = await server.monitoring("/jsz?streams=true&config=true&accounts=true")
-            assert about["config"]["sync_always"] is True
-            (account,) = (item for item in about["account_details"] if item["name"] == "SKYRING")
-            kept = {item["name"]: item["config"] for item in account["stream_detail"]}
-            assert set(kept) == {f"SKYRING_{RING}", f"SKYRING-GOSSIP_{RING}"}
-            assert {config["num_replicas"] for config in kept.values()} == {3}
+    for server in cluster.servers:
+
+        async def has_all(server: NatsServer = server) -> bool:
+            return await replicas_on(server) == expected
+
+        await server.until(has_all)
+        assert (await server.monitoring("/jsz"))["config"]["sync_always"] is True
 
 
 async def test_a_node_may_do_nothing_else(cluster: ShippedNats) -> None:
@@ -265,11 +276,13 @@ async def transport(cluster: ShippedNats) -> AsyncIterator[Nats]:
                 "password": cluster.passwords["delivery"],
                 "ca_file": cluster.ca_file,
                 "inbox_prefix": "_INBOX_DELIVERY",
+                "connect_timeout_ms": TIMEOUT_MS,
             }
         )
     )
     await made.open()
     try:
+        await eventually(lambda: made._link is not None and made._link.session is not None)
         yield made
     finally:
         await made.close()
