@@ -88,11 +88,12 @@ class Appender:
         message = Message(slot.number, sequence, data)
         while True:
             try:
-                slot.replica, applied = self._catch_up.apply(slot.replica, entry, message)
+                replica, applied = self._catch_up.apply(slot.replica, entry, message)
                 await applied
             except Unavailable:  # it is in the log, so it has to come into the state
                 await asyncio.sleep(PAUSE_S)
             else:
+                slot.replica = replica
                 slot.doubt = None  # not before: who was told of a doubt must not read what was
                 return
 

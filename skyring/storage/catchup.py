@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from asyncio import Future
 from collections.abc import Awaitable, Iterable, Mapping
 
 from skyring.errors import StorageError
@@ -95,7 +96,7 @@ class CatchUp:
         """Apply what the logs have; which slots cannot go on, and at which message?"""
         after = {slot: replicas[slot].sequence for slot in slots}
         broken: dict[int, int] = {}
-        commits: list[Awaitable[None]] = []
+        commits: list[Future[None]] = []
         try:
             await self._apply_all(after, replicas, broken, commits)
         finally:
@@ -114,14 +115,19 @@ class CatchUp:
         after: Mapping[int, int],
         replicas: dict[int, Replica],
         broken: dict[int, int],
-        commits: list[Awaitable[None]],
+        commits: list[Future[None]],
     ) -> None:
-        """Hand what the logs have to the state store."""
+        """Hand what the logs have to the state store, up to a commit that is known to have failed.
+
+        What follows it must not be stored without it: the state would be taken for complete.
+        """
         count = 0
         async for message in self._log.read(after):
             count += 1
             if count % MESSAGES_PER_TURN == 0:
                 await asyncio.sleep(0)  # deliveries and requests must not be late for this
+            if commits and _has_failed(commits[-1]):
+                return
             slot = message.slot
             if slot in broken:
                 continue
@@ -131,13 +137,13 @@ class CatchUp:
             except NoEntry as error:
                 logger.error("slot %d, message %d: %s", slot, message.sequence, error)
                 replicas[slot], commit = self._pass_over(replica, message)
-                commits.append(commit)
+                commits.append(asyncio.ensure_future(commit))
                 continue
             if replica.sequence and entry.previous != replica.sequence:
                 broken[slot] = message.sequence
                 continue
             replicas[slot], commit = self.apply(replica, entry, message)
-            commits.append(commit)
+            commits.append(asyncio.ensure_future(commit))
             if len(commits) >= COMMITS_MAX:
                 await asyncio.gather(*commits)
                 commits.clear()
@@ -163,3 +169,7 @@ class CatchUp:
             start = pairs[-1][0] + b"\0"
         # Last of all: what is left by a crash before this is still known for a part of the log.
         await self._state.commit(slot, [(APPLIED_KEY, None)])
+
+
+def _has_failed(commit: Future[None]) -> bool:
+    return commit.done() and (commit.cancelled() or commit.exception() is not None)

@@ -461,6 +461,37 @@ async def test_a_claim_whose_answer_is_lost_is_not_made_again_over_that_of_anoth
     await b.storage.commit(0, [(b"k", b"v")])
 
 
+async def test_what_follows_a_commit_that_failed_is_not_applied_without_it(
+    log: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skyring.storage.catchup.MESSAGES_PER_TURN", 1)
+    a, b = await opened("a", log), await opened("b", log)
+    await a.storage.acquire([0])
+    for number in range(5):
+        await a.storage.commit(0, [(b"k%d" % number, b"v")])
+    await a.storage.release([0])
+    commit, calls = b.state.commit, 0
+
+    def fail_in_the_middle(slot: int, writes: Sequence[Write]) -> Awaitable[None]:
+        nonlocal calls
+        calls += 1
+        if calls != 3:
+            return commit(slot, writes)
+        loop = asyncio.get_running_loop()
+        failing = loop.create_future()
+        # As of a disk: the store is sound again before the log has been read to its end.
+        loop.call_soon(failing.set_exception, Uncertain("the write failed"))
+        return failing
+
+    monkeypatch.setattr(b.state, "commit", fail_in_the_middle)
+    with pytest.raises(Unavailable):
+        await b.storage.follow([0])
+    await b.storage.acquire([0])
+    assert await b.content(0) == {b"k%d" % number: b"v" for number in range(5)}
+    for node in (a, b):
+        await node.storage.close()
+
+
 async def test_two_who_catch_up_at_once_do_it_one_after_the_other(log: MemoryLog) -> None:
     """Or else the older entries, applied by the one behind, would undo the newer ones."""
     a = await opened("a", log)

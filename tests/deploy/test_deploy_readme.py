@@ -19,9 +19,9 @@ import pytest
 from skyring.bench.client import status_or_none
 from skyring.bench.process import free_port
 from skyring.testing.nats_server import server_binary
-from tests.acceptance.test_docs import blocks, commands
 from tests.deploy.shipped import CONFIGURATION, DEPLOY, HOST, ShippedNats, run, settled
 from tests.deploy.units import read_unit
+from tests.documents import blocks, commands
 
 NATS, SYSTEMD = DEPLOY / "nats" / "README.md", DEPLOY / "systemd" / "README.md"
 MADE = ("certificates", "passwords.conf", "node.env")
