@@ -127,7 +127,8 @@ class NodeRing:
             self.may_act,
             self._may_read,
             self._fenced,
-            limits,
+            limits._replace(claim_ms=settings.ring.lease_ms),
+            self._claimed,
         )
 
     def tie(self, state: TimerState, execute: Execute, execute_many: ExecuteMany) -> None:
@@ -222,6 +223,12 @@ class NodeRing:
     def _fenced(self, slot: int) -> None:
         logger.warning("slot %d has been claimed by another node", slot)
         self.slots.fenced([slot])
+
+    def _claimed(self, slot: int, node: str) -> None:
+        """It stands in the log, and perhaps that node has not said so yet."""
+        until_ms = self.member.observer.lease_until_ms(node)
+        if node != self.name and until_ms is not None:
+            self.member.ownership.claimed_by(slot, node, until_ms)
 
     def _lost(self, slots: Any) -> None:
         self.member.slots_lost(slots)

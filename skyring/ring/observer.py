@@ -123,6 +123,19 @@ class Observer:
                     holders[slot] = holder
         return holders
 
+    def lease_until_ms(self, node: str) -> int | None:
+        """When a node can no longer act on a claim that it has made by now, and is silent about.
+
+        It has to know of its claim within a lease, and its lease then ends after another one. None:
+        it is not there any more, and has no lease.
+        """
+        member = self.membership.get(node)
+        if member is None or member.state == "left":
+            return None
+        if member.state == "dead":
+            return member.heard_ms + self._lease_ms
+        return self._clock.monotonic_ms() + 2 * self._lease_ms
+
     async def read_announcements(self) -> list[Gossip]:
         """The last word of each node: whoever held slots may still have its lease.
 

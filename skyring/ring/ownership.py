@@ -68,6 +68,8 @@ class Ownership:
         self._grace_ms = grace_ms
         self._mine_since_ms = [0] * slots
         self._released_by = [""] * slots
+        self._claimed_by = [""] * slots
+        self._claimed_until_ms = [0] * slots
         self._phases: list[Phase] = ["idle"] * slots
         self._not_before_ms = [0] * slots
         self._placement: Placement = (None,) * slots
@@ -122,6 +124,10 @@ class Ownership:
         """The holder has not answered, or will not release them now."""
         self._put_off(slots, "asking", "ready", now_ms)
 
+    def claimed_by(self, slot: int, node: str, until_ms: int) -> None:
+        """Another node has claimed a slot, its log says, and may act on that until then."""
+        self._claimed_by[slot], self._claimed_until_ms[slot] = node, until_ms
+
     def claimed(self, slots: Iterable[int]) -> None:
         """The claims of these slots are in their logs."""
         self._move(slots, "claiming", "held")
@@ -157,6 +163,9 @@ class Ownership:
                     rival is not None
                     and rival.name != self._released_by[slot]
                     and now_ms < rival.lease_until_ms
+                ) or (
+                    self._claimed_by[slot] != self._released_by[slot]
+                    and now_ms < self._claimed_until_ms[slot]
                 ):
                     self._phases[slot] = "ready"  # somebody was quicker: it has to be asked
                 else:
@@ -168,7 +177,7 @@ class Ownership:
                     may_claim = now_ms >= self._mine_since_ms[slot] + self._grace_ms
                 else:
                     may_claim = now_ms >= holder.lease_until_ms
-                if may_claim:
+                if may_claim and now_ms >= self._claimed_until_ms[slot]:
                     self._phases[slot] = "claiming"
                     overtake.add(slot)
                 elif holder is not None and holder.is_listening and moving < self._moves_max:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import Future
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from skyring.errors import StorageError
 from skyring.storage.base import Storage, Write
@@ -29,11 +29,15 @@ class CatchUp:
     Args:
         state: where entries are applied.
         log: where they come from.
+        claimed: called with a slot and the node that has claimed it, for each claim that is read.
     """
 
-    def __init__(self, state: Storage, log: Log) -> None:
+    def __init__(
+        self, state: Storage, log: Log, claimed: Callable[[int, str], None] = lambda *_: None
+    ) -> None:
         self._state = state
         self._log = log
+        self._claimed = claimed
 
     async def run(self, slots: Iterable[int]) -> dict[int, Replica]:
         """Apply what is missing; how far each slot has come then.
@@ -142,6 +146,8 @@ class CatchUp:
             if replica.sequence and entry.previous != replica.sequence:
                 broken[slot] = message.sequence
                 continue
+            if entry.kind == "claim":
+                self._claimed(slot, entry.node)
             replicas[slot], commit = self.apply(replica, entry, message)
             commits.append(asyncio.ensure_future(commit))
             if len(commits) >= COMMITS_MAX:

@@ -14,14 +14,7 @@ from asyncio import Future
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 
-from skyring.errors import (
-    Fenced,
-    SkyringError,
-    StorageError,
-    TooLarge,
-    Unavailable,
-    Uncertain,
-)
+from skyring.errors import Fenced, SkyringError, StorageError, TooLarge, Unavailable, Uncertain
 from skyring.storage.appending import PAUSE_S, Appender
 from skyring.storage.base import Storage, Write
 from skyring.storage.catchup import CatchUp
@@ -55,6 +48,7 @@ class ReplicatedStorage(Storage):
         readable: may what is held be read now? Also when the lease has lapsed, perhaps.
         lost: called with the number of a slot that another node has claimed.
         limits: bounds.
+        claimed: called with a slot and the node that has claimed it, for each claim that is read.
     """
 
     def __init__(
@@ -67,6 +61,7 @@ class ReplicatedStorage(Storage):
         readable: Callable[[], bool],
         lost: Callable[[int], None],
         limits: ReplicationLimits | None = None,
+        claimed: Callable[[int, str], None] = lambda *_: None,
     ) -> None:
         super().__init__()
         self._state = state
@@ -75,7 +70,7 @@ class ReplicatedStorage(Storage):
         self._readable = readable
         self._lost = lost
         self._limits = ReplicationLimits() if limits is None else limits
-        self._catch_up = CatchUp(state, log)
+        self._catch_up = CatchUp(state, log, claimed)
         self._appender = Appender(
             log, self._catch_up, node, new_id, self._limits.doubt_ms, self._refuse
         )
@@ -274,12 +269,14 @@ class ReplicatedStorage(Storage):
             if slot.replica.epoch != epoch:
                 raise Unavailable(f"slot {slot.number} was claimed by another node meanwhile")
             entry = self._appender.entry(slot, "claim", [], epoch=epoch + 1)
+            until_s = asyncio.get_running_loop().time() + self._limits.claim_ms / 1000
             try:
                 await self._appender.append(slot, entry)
             except Fenced:
                 slot.replica = (await self._catch_up.run([slot.number]))[slot.number]
             else:
-                if era != self._era or not self._lease():
+                is_late = asyncio.get_running_loop().time() >= until_s
+                if is_late or era != self._era or not self._lease():
                     # Perhaps this node was frozen, and others have claimed it after that.
                     raise Unavailable("the lease ended while slots were claimed")
                 slot.doubt = slot.snapshot_from = slot.followed_epoch = None

@@ -23,6 +23,9 @@ class ReplicationLimits(NamedTuple):
     """Writes that wait for the log; more are refused with Unavailable."""
     snapshot_keys_max: int = 500
     """Keys in one message of a snapshot."""
+    claim_ms: int = 3_000
+    """A claim that is known to be made only after so long does not count: others may have waited
+    for this node, and go on."""
     doubt_ms: int = 5_000
     """How long a commit waits to learn whether it was appended."""
     spare_bytes: int = 256 << 10
