@@ -10,11 +10,13 @@ from typing import Any
 
 from skyring.clock import Clock, SystemClock
 from skyring.errors import SkyringError, TransportError
+from skyring.node_metrics import NodeReadings
 from skyring.node_ring import NodeRing, RingConnection, connect_ring, node_name
 from skyring.settings import Settings
 from skyring.storage.base import Storage
 from skyring.storage.registry import make_storage
 from skyring.storage.replica import refuse_state_of_a_ring
+from skyring.telemetry.metrics import Metrics
 from skyring.timers.delivery import Delivery
 from skyring.timers.operations import TimerOperations
 from skyring.timers.pages import Pages, TimerPages
@@ -61,7 +63,7 @@ class Node:
         random: Random | None = None,
     ) -> None:
         self.settings = settings
-        clock = SystemClock() if clock is None else clock
+        self.clock = clock = SystemClock() if clock is None else clock
         random = SystemRandom() if random is None else random
         retry = settings.retry
         self._ring = _make_ring(settings, connection, storage, clock, random)
@@ -99,6 +101,17 @@ class Node:
             settings.delivery,
             RetryPolicy(retry.attempts, retry.backoff_ms, retry.max_ms),
             random.random,
+        )
+        self.metrics = Metrics()
+        self.metrics.add(
+            NodeReadings(
+                settings,
+                lambda: self.not_ready() is None,
+                self._state,
+                self._delivery,
+                self._storage.damage if self._ring is None else self._ring.damage,
+                None if self._ring is None else self._ring.standing,
+            )
         )
         self._not_ready: str | None = "starting"
         self._opened: list[Transport] = []

@@ -22,6 +22,7 @@ from skyring.ring.member import MemberSettings, RingMember
 from skyring.ring.membership import Timing
 from skyring.ring.nats_bus import NatsBus
 from skyring.ring.router import Execute, RouterLimits
+from skyring.ring.view import Standing, standing_of
 from skyring.settings import Settings
 from skyring.storage.base import Storage
 from skyring.storage.jetstream import JetStreamLog
@@ -119,6 +120,8 @@ class NodeRing:
         self.name = node_name(settings)
         self.bus, self.log, limits = connection
         self._sync: Sync = "unknown"
+        self.damage = store.damage
+        """What this node itself could not read back; the log has it all."""
         self.storage = ReplicatedStorage(
             store,
             self.log,
@@ -210,6 +213,16 @@ class NodeRing:
             },
             **self.member.view(),
         }
+
+    def standing(self) -> Standing:
+        """How this node stands in the ring, in numbers."""
+        return standing_of(
+            self.member.presence,
+            self.member.observer,
+            self.slots,
+            self.bus.is_up,
+            self._clock.monotonic_ms(),
+        )
 
     async def _inform(self) -> None:
         sync = await read_sync(self._settings.nats.monitoring)

@@ -15,7 +15,7 @@ from typing import Any, Self
 from skyring.clock import Clock
 from skyring.errors import SkyringError
 from skyring.http.app import build_app
-from skyring.http.hot import App
+from skyring.http.reply import App
 from skyring.http.server import HttpServer
 from skyring.node import Node
 from skyring.settings import Settings

@@ -10,10 +10,12 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from skyring.errors import SkyringError
-from skyring.http.hot import App, HotRoutes
+from skyring.http.counts import CountedApp, RequestCounts
+from skyring.http.hot import HotRoutes
+from skyring.http.metrics import add_metrics_route
 from skyring.http.openapi import openapi_document
 from skyring.http.problems import internal_problem, problem, reply_to_error
-from skyring.http.reply import Reply
+from skyring.http.reply import App, Reply, path_of
 from skyring.http.routes import build_router, explain_parameters
 from skyring.node import Node
 from skyring.version import VERSION
@@ -31,7 +33,9 @@ def build_app(node: Node) -> App:
         description="setTimeout for distributed systems",
         redoc_url=None,
     )
-    app.include_router(build_router(node))
+    router = build_router(node)
+    add_metrics_route(router, node)
+    app.include_router(router)
     _explain_errors(app)
 
     def document() -> dict[str, object]:
@@ -40,7 +44,11 @@ def build_app(node: Node) -> App:
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
-    return HotRoutes(node.service, node.settings.http, app)
+    counts = RequestCounts()
+    node.metrics.add(counts.readings)
+    paths = {"/timer", *(getattr(route, "path", "") for route in app.routes)}
+    rest = CountedApp(app, paths - {""}, counts, node.clock)
+    return HotRoutes(node.service, node.settings.http, rest, counts, node.clock)
 
 
 def _explain_errors(app: FastAPI) -> None:
@@ -59,7 +67,7 @@ def _explain_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         status = error.status_code
-        methods = _methods_of(request.scope["path"].removeprefix(request.scope["root_path"]))
+        methods = _methods_of(path_of(request.scope))
         if methods and status in (404, 405):
             return _response(
                 problem(
@@ -78,11 +86,13 @@ def _explain_errors(app: FastAPI) -> None:
 
 
 def _methods_of(path: str) -> str:
-    """What the paths take that are answered in front of FastAPI, or in both places."""
+    """What the paths take that have several routes, in front of FastAPI or behind each other."""
     if path == "/timer":
         return "POST"
     if path == "/timers":
         return "GET, POST"
+    if path == "/metrics":
+        return "GET, HEAD"
     return "DELETE, GET, PUT" if path.startswith("/timer/") and "/" not in path[7:] else ""
 
 

@@ -14,10 +14,13 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from skyring.clock import Clock
 from skyring.errors import InvalidRequest, SkyringError, TooLarge, Unavailable, Uncertain
+from skyring.http.counts import RequestCounts, RouteCounts
 from skyring.http.problems import internal_problem, reply_to_error, status_of
 from skyring.http.reply import (
     NO_CONTENT,
+    App,
     ClientGone,
     Receive,
     Reply,
@@ -37,7 +40,9 @@ __all__ = ["HotRoutes"]
 logger = logging.getLogger(__name__)
 
 Handler: TypeAlias = Callable[[Scope, Receive], Awaitable[Reply]]
-App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+Route: TypeAlias = tuple[Handler, RouteCounts]
+"""What answers, and where that is counted."""
 
 NDJSON = b"application/x-ndjson"
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -50,20 +55,34 @@ class HotRoutes:
         timers: the operations.
         settings: limits of bodies.
         rest: the app for all other requests.
+        counts: where requests are counted.
+        clock: says how long they took.
     """
 
     def __init__(
-        self, timers: TimerService | RoutedTimers, settings: HttpSettings, rest: App
+        self,
+        timers: TimerService | RoutedTimers,
+        settings: HttpSettings,
+        rest: App,
+        counts: RequestCounts,
+        clock: Clock,
     ) -> None:
         self._timers = timers
         self._settings = settings
         self._rest = rest
+        self._monotonic_s = clock.monotonic_s
+        self._create_one = (self._create, counts.of("POST", "/timer"))
+        self._create_bulk = (self._create_many, counts.of("POST", "/timers"))
+        self._update_one = (self._update, counts.of("PUT", "/timer/{timer_id}"))
+        self._cancel_one = (self._cancel, counts.of("DELETE", "/timer/{timer_id}"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        handler = self._route(scope) if scope["type"] == "http" else None
-        if handler is None:
+        route = self._route(scope) if scope["type"] == "http" else None
+        if route is None:
             await self._rest(scope, receive, send)
             return
+        handler, counts = route
+        began_s = self._monotonic_s()
         try:
             reply = await handler(scope, receive)
         except SkyringError as error:
@@ -80,10 +99,12 @@ class HotRoutes:
             logger.exception("%s %s failed", scope["method"], scope["path"])
             reply = internal_problem()
         # Written out, for a call costs as much as a tenth of the whole request.
-        await send({"type": "http.response.start", "status": reply[0], "headers": reply[1]})
-        await send({"type": "http.response.body", "body": reply[2]})
+        status = reply.status
+        await send({"type": "http.response.start", "status": status, "headers": reply.headers})
+        await send({"type": "http.response.body", "body": reply.body})
+        counts[status].observe(self._monotonic_s() - began_s)
 
-    def _route(self, scope: Scope) -> Handler | None:
+    def _route(self, scope: Scope) -> Route | None:
         path: str = scope["path"]
         root: str = scope.get("root_path", "")
         if root:
@@ -91,14 +112,14 @@ class HotRoutes:
         method: str = scope["method"]
         if method == "POST":
             if path == "/timer":
-                return self._create
+                return self._create_one
             if path == "/timers":
-                return self._create_many
+                return self._create_bulk
         elif path.startswith("/timer/") and "/" not in path[7:]:
             if method == "DELETE":
-                return self._cancel
+                return self._cancel_one
             if method == "PUT":
-                return self._update
+                return self._update_one
         return None
 
     async def _create(self, scope: Scope, receive: Receive) -> Reply:

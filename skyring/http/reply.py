@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
+
+from msgspec import Struct
 
 from skyring.errors import TooLarge
 
 __all__ = [
     "NO_CONTENT",
+    "App",
     "ClientGone",
+    "Message",
     "Receive",
     "Reply",
     "Scope",
     "Send",
     "content_reply",
     "header",
+    "path_of",
     "read_body",
 ]
 
@@ -23,6 +28,7 @@ Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class ClientGone(Exception):
@@ -32,7 +38,7 @@ class ClientGone(Exception):
 NO_CONTENT = (b"content-length", b"0")
 
 
-class Reply(NamedTuple):
+class Reply(Struct, frozen=True):
     """One HTTP answer; its headers say how long the body is."""
 
     status: int
@@ -57,6 +63,11 @@ def header(scope: Scope, name: bytes) -> bytes | None:
         if key == name:
             return bytes(value)
     return None
+
+
+def path_of(scope: Scope) -> str:
+    """The path of a request, below the one where this app is mounted."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
 
 
 async def read_body(declared: bytes | None, receive: Receive, body_bytes_max: int) -> bytes:

@@ -17,7 +17,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from skyring.errors import SkyringError
-from skyring.http.hot import App
+from skyring.http.reply import App
 from skyring.settings import HttpSettings
 
 __all__ = ["HttpServer", "ListenError", "within_descriptors"]

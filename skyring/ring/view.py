@@ -3,14 +3,43 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple, get_args
 
 from skyring.ring.host import SlotHost
+from skyring.ring.membership import MemberState
 from skyring.ring.observer import Observer
 from skyring.ring.ownership import Ownership
 from skyring.ring.presence import Presence
 
-__all__ = ["view_of"]
+__all__ = ["Standing", "standing_of", "view_of"]
+
+
+class Standing(NamedTuple):
+    """The same in a few numbers, for the metrics."""
+
+    slots_held: int
+    slots_without_holder: int
+    members: Mapping[MemberState, int]
+    """How many of each state; all states are there."""
+    lease_ms: int
+    """What is left of the lease of this node."""
+    is_connected: bool
+
+
+def standing_of(
+    presence: Presence, observer: Observer, host: SlotHost, is_up: bool, now_ms: int
+) -> Standing:
+    """How this node stands, as it sees it. The work is bounded by slots and members."""
+    states = Counter(member.state for member in observer.membership.members())
+    holders = map(observer.table.holder, range(len(observer.placement)))
+    return Standing(
+        slots_held=len(host.held()),
+        slots_without_holder=sum(holder is None for holder in holders),
+        members={state: states[state] for state in get_args(MemberState)},
+        lease_ms=presence.lease.left_ms(now_ms),
+        is_connected=is_up,
+    )
 
 
 def view_of(

@@ -14,6 +14,7 @@ from skyring.settings import DeliverySettings, TimerSettings
 from skyring.storage.base import Write
 from skyring.tasks import wait_for_event
 from skyring.timers.attempt import Attempts
+from skyring.timers.counts import OutcomeName
 from skyring.timers.dispatch import Dispatcher
 from skyring.timers.events import about
 from skyring.timers.reading import ROOM_PAUSE_S, STORAGE_PAUSE_S, ReadAhead
@@ -42,6 +43,11 @@ WAIT_S_MAX = 0.5
 """Longest sleep, so that a wall clock set forward is noticed."""
 PASSED_OVER_MAX = 100
 """Hints in turn that lead nowhere, before others get the event loop."""
+OUTCOMES: dict[type[Transition], OutcomeName] = {
+    Gone: "delivered",
+    Rescheduled: "retried",
+    Dead: "dead",
+}
 
 
 class Delivery:
@@ -69,6 +75,7 @@ class Delivery:
         self._storage = state.storage
         self._clock = state.clock
         self._schedule = state.schedule
+        self._counts = state.counts
         self._transports = transports
         self._settings = delivery
         self._reader = ReadAhead(state, timers.window_ms)
@@ -96,6 +103,16 @@ class Delivery:
         self._stopping.set()
         self._state.wake.set()
         self._state.unread.set()
+
+    @property
+    def in_flight(self) -> int:
+        """Deliveries under way."""
+        return self._dispatcher.in_flight
+
+    @property
+    def waiting(self) -> int:
+        """Timers that are due and wait for a free place."""
+        return self._dispatcher.waiting + len(self._held)
 
     # Firing
 
@@ -177,7 +194,13 @@ class Delivery:
             if not self._state.may_deliver():
                 await self._push_back(hint)
                 return
+            late_ms = started_ms - hint.due_ms
+            if record.created_ms > hint.due_ms:  # it was asked for with a time that had passed
+                late_ms = max(0, started_ms - record.created_ms)
+            self._counts.lateness.observe(late_ms / 1000)
+            began_s = self._clock.monotonic_s()
             outcome = await self._attempt(hint.id, record, started_ms)
+            self._counts.duration.observe(self._clock.monotonic_s() - began_s)
             transition = decide(record, outcome, self._clock.now_ms(), self._policy, self._random())
             if await self._conclude(hint, term, record, transition):
                 self._tell(hint.id, record, transition)
@@ -283,8 +306,9 @@ class Delivery:
         return True
 
     def _tell(self, timer_id: str, record: Record, transition: Transition) -> None:
-        """What a delivery has come to."""
+        """What a delivery has come to, which is stored: it is counted, and told."""
         attempt = record.attempts + 1
+        self._counts.outcomes[OUTCOMES[type(transition)]] += 1
         if isinstance(transition, Dead):
             error = transition.record.last_error
             logger.warning(

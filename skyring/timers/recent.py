@@ -19,7 +19,7 @@ class RecentIds:
     """Remembers ids for ``keep_s`` at least, and twice as long at most.
 
     Args:
-        keep_s: seconds.
+        keep_s: seconds; 0 is for nodes that need not remember anything.
         ids_max: when there are more, the older ones are forgotten before their time.
     """
 
@@ -37,6 +37,8 @@ class RecentIds:
             mark: of the request that created it; an id can be used again.
             now_s: monotonic seconds.
         """
+        if not self._keep_s:
+            return
         if now_s - self._since_s >= self._keep_s or len(self._recent) >= self._half:
             self._recent, self._older = {}, self._recent
             self._since_s = now_s

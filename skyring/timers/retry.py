@@ -56,6 +56,7 @@ class Dead(NamedTuple):
 
 
 Transition = Gone | Rescheduled | Dead
+GONE = Gone()
 
 
 def backoff_ms(policy: RetryPolicy, attempts: int, random: float) -> int:
@@ -80,7 +81,7 @@ def decide(
         random: 0 <= random < 1, spreads the retries of many timers.
     """
     if outcome.kind == "delivered":
-        return Gone()
+        return GONE
     attempts = record.attempts + 1
     # A reason may quote anything; a lone surrogate could not be stored.
     reason = outcome.reason[:REASON_CHARS_MAX].encode("utf-8", "replace").decode()

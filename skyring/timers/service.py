@@ -8,7 +8,7 @@ from contextlib import suppress
 from os import urandom
 from typing import Any, Literal, NamedTuple
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from skyring.errors import (
@@ -20,7 +20,6 @@ from skyring.errors import (
 )
 from skyring.settings import DeliverySettings, RetrySettings
 from skyring.storage.base import Write
-from skyring.timers.events import about
 from skyring.timers.ids import IdSource
 from skyring.timers.preparing import Preparer
 from skyring.timers.recent import Ending
@@ -45,7 +44,7 @@ COMMIT_BYTES_MAX = 256 << 10
 """Writes in one commit of a bulk create: a commit may have to travel in one message."""
 
 
-class Created(NamedTuple):
+class Created(Struct, frozen=True):
     """The answer to a create: the id, and whether the timer is new."""
 
     id: str
@@ -114,8 +113,7 @@ class TimerService:
         timer_id = self._ids.new(record.created_ms)
         slot = self._state.slot(timer_id)
         await self._state.store(slot, timer_id, record, writes_put(timer_id, record))
-        if self._state.events is not None:
-            self._state.events("create", about(timer_id, record))
+        self._state.changed("create", timer_id, record)
         return Created(timer_id, True)
 
     async def create_many(
@@ -153,8 +151,7 @@ class TimerService:
             slot, old = await self._pending(timer_id)
             await self._state.commit(slot, writes_delete(timer_id, old))
             self._state.gone.add(timer_id, "cancel", old.mark, self.clock.monotonic_s())
-        if self._state.events is not None:
-            self._state.events("cancel", about(timer_id, old))
+        self._state.changed("cancel", timer_id, old)
 
     async def get(self, timer_id: str) -> dict[str, Any]:
         """A timer, pending or dead, as the API shows it.
@@ -219,8 +216,7 @@ class TimerService:
             return Created(timer_id, True)
         slot = self._state.slot(timer_id)
         await self._state.store(slot, timer_id, record, writes_put(timer_id, record))
-        if self._state.events is not None:
-            self._state.events("create", about(timer_id, record))
+        self._state.changed("create", timer_id, record)
         return Created(timer_id, True)
 
     async def add_many(
@@ -258,8 +254,7 @@ class TimerService:
             record = replace(record, mark=old.mark)  # who created it is the same
             writes = writes_delete(timer_id, old) + writes_put(timer_id, record)
             await self._state.store(slot, timer_id, record, writes)
-        if self._state.events is not None:
-            self._state.events("update", about(timer_id, record))
+        self._state.changed("update", timer_id, record)
 
     async def find(self, timer_id: str) -> Stored:
         """A timer, pending or dead, as it is stored.
@@ -335,8 +330,8 @@ class TimerService:
         for index in batch:
             timer = timers[index]
             results[index] = Created(timer.id, True) if error is None else error
-            if error is None and self._state.events is not None:
-                self._state.events("create", about(timer.id, timer.record))
+            if error is None:
+                self._state.changed("create", timer.id, timer.record)
 
     async def _add_to(
         self,
@@ -380,8 +375,7 @@ class TimerService:
         if repeated and self._state.gone.was_made_by(timer_id, record.mark):
             return Created(timer_id, True)  # it was stored, and is delivered or cancelled already
         await self._state.store(slot, timer_id, record, writes_put(timer_id, record))
-        if self._state.events is not None:
-            self._state.events("create", about(timer_id, record))
+        self._state.changed("create", timer_id, record)
         return Created(timer_id, True)
 
 

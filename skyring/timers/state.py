@@ -18,7 +18,8 @@ from contextlib import asynccontextmanager, suppress
 from skyring.clock import Clock
 from skyring.errors import DeliveryInProgress, Fenced, SkyringError, TooLarge
 from skyring.storage.base import Storage, Write
-from skyring.timers.events import Events
+from skyring.timers.counts import ChangeKind, TimerCounts
+from skyring.timers.events import Events, about
 from skyring.timers.recent import RecentIds
 from skyring.timers.record import Hint, Record, timer_slot
 from skyring.timers.schedule import Schedule
@@ -72,6 +73,7 @@ class TimerState:
         self.schedule = Schedule(scheduled_max)
         self.may_deliver = may_deliver
         self.events = events
+        self.counts = TimerCounts()
         self.gone = RecentIds(0.0, 1) if gone is None else gone
         self.wake = asyncio.Event()
         """Set when the first due time has changed."""
@@ -152,6 +154,12 @@ class TimerState:
             # Also when it failed, or nobody waits any more: if it is stored after all it has to
             # fire, and if not the hint leads nowhere.
             self.push(slot, timer_id, record)
+
+    def changed(self, kind: ChangeKind, timer_id: str, record: Record) -> None:
+        """A timer was changed, and that is stored: it is counted, and told to whoever listens."""
+        self.counts.changes[kind] += 1
+        if self.events is not None:
+            self.events(kind, about(timer_id, record))
 
     def commit_bytes_max(self, wanted: int) -> int:
         """Bytes in one commit, at most ``wanted``: what becomes of a timer must fit as well."""

@@ -30,6 +30,7 @@ from skyring.timers import routed, wire
 from skyring.timers.facade import Timers
 from skyring.timers.operations import TimerOperations
 from skyring.timers.pages import Page, Pages, TimerPages
+from skyring.timers.recent import RecentIds
 from skyring.timers.record import (
     DUE_PREFIX,
     Hint,
@@ -86,7 +87,8 @@ class Holder:
     def __init__(self, clock: ManualClock, slots: int = SLOTS) -> None:
         self.clock = clock
         self.storage = Storage()
-        self.state = TimerState(self.storage, clock, slots, 1_000)
+        gone = RecentIds(20.0, 1_000)
+        self.state = TimerState(self.storage, clock, slots, 1_000, gone=gone)
         self.service = TimerService(
             self.state, {"recorder": Recorder()}, DeliverySettings(), RetrySettings()
         )
@@ -617,7 +619,7 @@ async def test_an_operation_that_is_sent_again_is_done_once(named: bool, ring: R
     ring.lost_answers = iter([True, False])
     if named:
         created = await node.service.create(request(), timer_id)
-        assert created == (timer_id, True)
+        assert created == Created(timer_id, True)
     else:
         while True:
             ring.lost_answers = iter([True, False])
@@ -740,7 +742,7 @@ async def test_a_create_that_is_sent_again_when_its_timer_is_dead_or_updated(rin
 
         ring.on_send = then
         ring.lost_answers = iter([True])
-        assert await node.service.create(request(), timer_id) == (timer_id, True)
+        assert await node.service.create(request(), timer_id) == Created(timer_id, True)
         ring.on_send = None
 
 

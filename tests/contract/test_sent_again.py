@@ -27,6 +27,7 @@ from skyring.storage.memory import MemoryStorage
 from skyring.storage.replicated import ReplicatedStorage, ReplicationLimits
 from skyring.testing import Recorder
 from skyring.timers.pages import TimerPages
+from skyring.timers.recent import RecentIds
 from skyring.timers.record import (
     DUE_PREFIX,
     TIMER_PREFIX,
@@ -68,7 +69,8 @@ class Holder:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self.clock = ManualClock()
-        self.state = TimerState(storage, self.clock, SLOTS, 1_000)
+        gone = RecentIds(20.0, 1_000)
+        self.state = TimerState(storage, self.clock, SLOTS, 1_000, gone=gone)
         self.service = TimerService(
             self.state, {"recorder": Recorder()}, DeliverySettings(), RetrySettings()
         )

@@ -12,6 +12,7 @@ import msgspec
 
 from skyring.clock import SystemClock
 from skyring.errors import InvalidRequest, SkyringError
+from skyring.http.counts import RequestCounts
 from skyring.http.hot import HotRoutes
 from skyring.settings import DeliverySettings, HttpSettings, RetrySettings
 from skyring.timers.pages import Page, Pages
@@ -93,7 +94,13 @@ class _Http:
     def __init__(self) -> None:
         self.timers = _Timers()
         settings = HttpSettings(body_bytes_max=2_048, bulk_bytes_max=8_192, bulk_entries_max=50)
-        self._app = HotRoutes(cast(TimerService, self.timers), settings, _nothing_else)
+        self._app = HotRoutes(
+            cast(TimerService, self.timers),
+            settings,
+            _nothing_else,
+            RequestCounts(),
+            SystemClock(),
+        )
 
     def post(self, path: str, body: bytes, headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes]:
         """Status and body of the answer."""

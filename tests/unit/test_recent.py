@@ -27,6 +27,12 @@ def test_there_are_never_more_than_allowed() -> None:
     assert sum(recent.ending(str(number)) is not None for number in range(100)) <= 10
 
 
+def test_a_node_that_need_not_remember_does_not() -> None:
+    recent = RecentIds(keep_s=0.0, ids_max=10)
+    recent.add("a", "delivery", 7, 0.0)
+    assert recent.ending("a") is None
+
+
 def test_the_last_ending_counts() -> None:
     recent = RecentIds(keep_s=10.0, ids_max=10)
     recent.add("a", "delivery", 7, 0.0)
