@@ -217,7 +217,9 @@ class HttpServer:
             ListenError: somebody else has it, or it is not ours to take.
         """
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # asyncio switches Nagle's algorithm off for what says that it is TCP: or else the body of
+        # an answer would wait 40 ms for the acknowledgement of its headers. uvloop always does.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((self._host, self._port))

@@ -306,6 +306,16 @@ async def test_a_port_that_is_taken_leaves_the_node_as_it_was(
     await recorder.wait_for("on")
 
 
+async def test_no_answer_waits_for_an_acknowledgement(sky: Skyring) -> None:
+    """Headers and body are written one after the other: Nagle's algorithm would hold the second."""
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{await sky.listen(0)}") as api:
+        assert (await api.get("/ping")).text == "pong"
+        (connection,) = sky._servers[0][0]._server.server_state.connections
+        assert isinstance(connection, asyncio.Protocol)
+        accepted = vars(connection)["transport"].get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 async def test_mounted_under_a_prefix(sky: Skyring, recorder: Recorder) -> None:
     app = FastAPI()
     app.mount("/some/clock", sky.asgi())
