@@ -126,7 +126,12 @@ class Receiver:
 
     async def __aenter__(self) -> Self:
         config = uvicorn.Config(
-            self._app, host="0.0.0.0", port=0, log_level="error", lifespan="off"
+            self._app,
+            interface="asgi3",  # which it does not see, for it is a method
+            host="0.0.0.0",
+            port=0,
+            log_level="error",
+            lifespan="off",
         )
         self._server = uvicorn.Server(config)
         self._serving = asyncio.create_task(self._server.serve())
