@@ -34,8 +34,13 @@ from tests.simulation.seeds import play
         2130,
         2663,
         4034,
+        4115,
         4644,
+        4827,
+        4841,
+        5948,
         6140,
+        6935,
     ],
 )
 def test_a_seed_that_has_found_something(seed: int) -> None:
