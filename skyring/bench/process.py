@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -22,6 +21,7 @@ from typing import IO, Any, Literal, Self
 
 from skyring.bench.client import status_or_none
 from skyring.bench.errors import BenchError
+from skyring.ports import free_port
 
 __all__ = [
     "EVENT_LOOP",
@@ -29,7 +29,6 @@ __all__ = [
     "ServerProcess",
     "Usage",
     "exit_with_parent",
-    "free_port",
     "usage",
 ]
 
@@ -67,24 +66,6 @@ def usage(pid: int) -> Usage | None:
         memory_peak_bytes=int(fields["VmHWM"].split()[0]) * 1024,
         cpu_s=sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK"),
     )
-
-
-def free_port(host: str = "127.0.0.1", attempts_max: int = 200) -> int:
-    """A port that nobody listens on.
-
-    It lies below the range from which the system takes the ports of outgoing connections: no
-    client gets it while a server restarts, and no client that polls it connects to itself.
-    """
-    for _ in range(attempts_max):
-        port = random.randrange(12_000, 32_000)
-        with socket.socket() as candidate:
-            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                candidate.bind((host, port))
-            except OSError:
-                continue
-            return port
-    raise BenchError(f"no free port found on {host}")
 
 
 async def _ended(process: subprocess.Popen[bytes], timeout_s: float) -> bool:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import socket
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from skyring.bench.process import free_port
 from skyring.cluster.nats_server import Sync, nats_config, server_binary
 from skyring.errors import ConfigError, SkyringError
+from skyring.ports import free_ports
 
 __all__ = ["Options", "Plan", "Program", "make_plan"]
 
@@ -116,7 +116,7 @@ def _nats_programs(
     options: Options, binary: Path, ports: Sequence[int], avoid: set[int]
 ) -> tuple[Program, ...]:
     count = len(ports)
-    others = _free_ports(HOST, 2 * count, avoid)
+    others = free_ports(2 * count, HOST, avoid)
     monitoring_ports, route_ports = others[:count], others[count:]
     names = ["nats"] if count == 1 else [f"nats-{number}" for number in range(1, count + 1)]
     programs = []
@@ -168,7 +168,7 @@ def _node_program(
 
 def _ports(first: int, count: int, option: str, host: str, name: str) -> list[int]:
     if first == 0:
-        return _free_ports(host, count, set())
+        return free_ports(count, host)
     if first + count - 1 > PORT_MAX:
         raise ConfigError(f"{option} {first}: there are no {count} ports from there on")
     for number, port in enumerate(range(first, first + count), 1):
@@ -179,17 +179,6 @@ def _ports(first: int, count: int, option: str, host: str, name: str) -> list[in
                 f"{who} cannot listen on {host}:{port}: {reason}; {option} 0 takes free ports"
             )
     return list(range(first, first + count))
-
-
-def _free_ports(host: str, count: int, avoid: Iterable[int]) -> list[int]:
-    found: list[int] = []
-    taken = set(avoid)
-    while len(found) < count:  # free_port() has a bound of its own
-        port = free_port(host)
-        if port not in taken:
-            taken.add(port)
-            found.append(port)
-    return found
 
 
 def _why_taken(host: str, port: int) -> str | None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import random
 import shutil
-import socket
 import subprocess
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -15,11 +13,11 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from skyring.cluster.nats_server import server_binary
+from skyring.ports import free_port, free_ports
 from skyring.testing.processes import pause_process, resume_process
 
 __all__ = [
     "NatsServer",
-    "free_port",
     "is_whole",
     "server_binary",
     "start_cluster",
@@ -31,15 +29,6 @@ EXIT_S_MAX = 10
 POLL_S = 0.01
 ANSWER_BYTES_MAX = 1 << 20
 HOST = "127.0.0.1"
-
-
-def free_port() -> int:
-    """Below the range that the system takes for outgoing connections, so that it stays free."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as sock, contextlib.suppress(OSError):
-            sock.bind((HOST, port))
-            return port
 
 
 class NatsServer:
@@ -249,7 +238,7 @@ async def start_cluster(
         RuntimeError: one has ended.
         TimeoutError: they do not come together.
     """
-    route_ports = [free_port() for _ in range(count)]
+    route_ports = free_ports(count)
     routes = ", ".join(f'"nats://{HOST}:{route}"' for route in route_ports)
     servers = [
         NatsServer(

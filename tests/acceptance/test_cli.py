@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from skyring.bench.process import ServerProcess, free_port
+from skyring.bench.process import ServerProcess
 from skyring.client import Callback, NewTimer, SkyringClient
+from skyring.ports import free_port
 
 TIMEOUT_S = 60
 NOWHERE = "http://127.0.0.1:9/"

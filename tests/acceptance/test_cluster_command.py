@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from skyring.bench.client import status_or_none
-from skyring.bench.process import free_port
+from skyring.ports import free_port
 from skyring.testing import pause_process
 from tests.acceptance.receiver import CallbackReceiver
 from tests.acceptance.test_cli import skyring

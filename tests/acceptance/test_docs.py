@@ -19,10 +19,11 @@ import typer
 
 from skyring.bench import cli as bench
 from skyring.bench.client import status_or_none
-from skyring.bench.process import ServerProcess, free_port
+from skyring.bench.process import ServerProcess
 from skyring.cli import app
 from skyring.commands import run
 from skyring.options import setting_options
+from skyring.ports import free_port
 from skyring.settings import DeliverySettings, TransportSettings
 from skyring.timers.request import TimerRequest, decode_request, due_of, payload_of
 from skyring.transports.base import Callback, RetrySpec

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import socket
 import string
 from collections.abc import AsyncIterator
 
 import pytest
 
 from skyring.errors import InvalidRequest
+from skyring.ports import free_port
 from skyring.transports import Callback, DeliveryInfo, Outcome
 from skyring.transports.http import Http
 from tests.contract.raw_receiver import OK, WAIT_S_MAX, Exchange, RawReceiver, always, answer
@@ -385,13 +385,6 @@ async def test_a_thousand_at_once(http: Http) -> None:
 
 
 # Nobody there
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def test_connection_refused(http: Http) -> None:

@@ -13,8 +13,9 @@ import pytest
 
 from skyring.errors import ConfigError, TooLarge, Unavailable, Uncertain
 from skyring.nats import Link, Message, Received, Session, make_link
+from skyring.ports import free_port
 from skyring.settings import NatsSettings
-from skyring.testing.nats_server import NatsServer, free_port
+from skyring.testing.nats_server import NatsServer
 from skyring.testing.proxy import Proxy
 from tests.contract.nats_links import WAIT_S_MAX, Watch, link_to, linked
 

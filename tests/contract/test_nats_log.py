@@ -14,10 +14,11 @@ import pytest
 from skyring.errors import StorageError, TooLarge, Unavailable, Uncertain
 from skyring.nats import Link, Message
 from skyring.nats.jetstream import JetStreamApi
+from skyring.ports import free_port
 from skyring.storage.jetstream import JetStreamLog
 from skyring.storage.jetstream_read import Reading
 from skyring.storage.log import LogConflict
-from skyring.testing.nats_server import NatsServer, free_port, start_cluster
+from skyring.testing.nats_server import NatsServer, start_cluster
 from skyring.testing.proxy import Proxy
 from tests.contract.nats_links import WAIT_S_MAX, Watch, linked
 

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple, Self
 from skyring.bench.ring_processes import RingProcesses
 from skyring.cluster.leash import leashed
 from skyring.nats import Connection, Link, Server, make_link
+from skyring.ports import free_ports
 from skyring.settings import NatsSettings
-from skyring.testing.nats_server import NatsServer, free_port, is_whole, server_binary
+from skyring.testing.nats_server import NatsServer, is_whole, server_binary
 from tests.deploy.units import Unit, confined
 
 __all__ = [
@@ -150,7 +151,7 @@ class ShippedNats:
         ):
             made = run(*command, cwd=self.made)
             assert made.code == 0, made.err
-        ports = [free_port() for _ in names]
+        ports = free_ports(len(names))
         self.servers = [
             ShippedServer(directory / name, name, self.made, port)
             for name, port in zip(names, ports, strict=True)

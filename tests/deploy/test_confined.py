@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from skyring.bench.client import status_or_none
-from skyring.bench.process import free_port
 from skyring.cluster.leash import leashed
+from skyring.ports import free_port
 from skyring.settings import load_settings
 from tests.acceptance.receiver import CallbackReceiver
 from tests.deploy.shipped import DEPLOY, HOST, ShippedNats, run

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from skyring.bench.client import status_or_none
-from skyring.bench.process import free_port
+from skyring.ports import free_port
 from skyring.testing.nats_server import server_binary
 from tests.deploy.shipped import CONFIGURATION, DEPLOY, HOST, ShippedNats, run, settled
 from tests.deploy.units import read_unit

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from nats.errors import Error
 
-from skyring.testing.nats_server import NatsServer, free_port
+from skyring.ports import free_port
+from skyring.testing.nats_server import NatsServer
 from tests.deploy.shipped import HOST, ShippedNats
 
 WAIT_S_MAX = 30

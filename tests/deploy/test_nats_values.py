@@ -13,8 +13,9 @@ import kubernetes_validate
 import pytest
 
 from skyring.cluster.nats_server import MESSAGE_BYTES_MAX
+from skyring.ports import free_port
 from skyring.settings import load_settings
-from skyring.testing.nats_server import NatsServer, free_port, server_binary
+from skyring.testing.nats_server import NatsServer, server_binary
 from tests.deploy.chart import DEPLOY, ROOT, read_yaml, render
 from tests.deploy.nats_chart import merged, nats_conf, unknown_keys, written
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from skyring.bench.process import free_port
 from skyring.cluster.nats_server import server_binary
+from skyring.ports import free_port
 from tests.acceptance.receiver import CallbackReceiver
 from tests.documents import blocks
 

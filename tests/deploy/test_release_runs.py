@@ -14,7 +14,8 @@ import pytest
 
 from skyring.bench.client import status_or_none
 from skyring.bench.process import ServerProcess
-from skyring.testing.nats_server import NatsServer, free_port
+from skyring.ports import free_port
+from skyring.testing.nats_server import NatsServer
 from tests.acceptance.receiver import CallbackReceiver
 from tests.deploy.chart import DEPLOY, Release, read_yaml
 from tests.deploy.nats_chart import nats_conf, written

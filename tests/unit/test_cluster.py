@@ -18,8 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from skyring.bench.process import free_port
-from skyring.cluster import child, plan, screen
+from skyring.cluster import child, screen
 from skyring.cluster.child import Child
 from skyring.cluster.directory import held
 from skyring.cluster.leash import leashed
@@ -27,6 +26,7 @@ from skyring.cluster.nats_server import nats_config, server_binary
 from skyring.cluster.plan import Options, Program, make_plan
 from skyring.cluster.screen import Screen
 from skyring.errors import ConfigError, SkyringError
+from skyring.ports import free_port
 
 TIMEOUT_S = 30
 
@@ -134,11 +134,6 @@ def test_no_nats_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     other.write_text("#!/bin/sh\n")
     other.chmod(0o755)
     assert server_binary() == other.resolve()
-
-
-def test_free_ports_are_different_ones() -> None:
-    found = plan._free_ports("127.0.0.1", 60, ())
-    assert len(set(found)) == 60
 
 
 # The directory

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from skyring.bench.process import free_port
+from skyring.ports import free_port
 
 __all__ = ["CERTIFICATE", "MESSAGE_BYTES_MAX", "PASSWORD", "RabbitMq", "running"]
 

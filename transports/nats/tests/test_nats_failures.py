@@ -22,7 +22,8 @@ from nats_peer import (
     opened,
     until,
 )
-from skyring.testing.nats_server import NatsServer, free_port
+from skyring.ports import free_port
+from skyring.testing.nats_server import NatsServer
 from skyring.testing.proxy import Proxy
 from skyring.transports import Outcome
 from skyring_nats import Nats

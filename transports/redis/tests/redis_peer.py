@@ -15,7 +15,7 @@ import redis.exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from skyring.bench.process import free_port
+from skyring.ports import free_port
 from skyring.testing import Peer, pause_process, resume_process
 from skyring.timers.attempt import Attempts
 from skyring.transports import Callback, DeliveryInfo, Outcome

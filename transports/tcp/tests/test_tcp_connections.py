@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from skyring.bench.process import free_port
+from skyring.ports import free_port
 from skyring.transports import Outcome
 from skyring_tcp.connection import Broken, Connection
 from skyring_tcp.rules import LengthFraming

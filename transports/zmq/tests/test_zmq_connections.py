@@ -12,7 +12,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from skyring.bench.process import free_port
+from skyring.ports import free_port
 from skyring.transports import Outcome
 from skyring_zmq.channel import Broken, Channel, Context, SocketOptions, _is_connected_to_itself
 from zmq_peer import (

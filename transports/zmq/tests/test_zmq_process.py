@@ -13,7 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from skyring.bench.process import ServerProcess, free_port
+from skyring.bench.process import ServerProcess
+from skyring.ports import free_port
 from skyring_zmq import Zmq
 from zmq_peer import ZmqProcess
 
