@@ -47,6 +47,11 @@ class Bus(ABC):
         """Is there a connection, as far as is known?"""
 
     @property
+    def down_reason(self) -> str:
+        """Why there is none; empty if that is not known."""
+        return ""
+
+    @property
     @abstractmethod
     def payload_bytes_max(self) -> int:
         """The longest question, answer or announcement."""

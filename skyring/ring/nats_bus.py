@@ -61,6 +61,10 @@ class NatsBus(Bus):
         return self._link.session is not None
 
     @property
+    def down_reason(self) -> str:
+        return self._link.reason
+
+    @property
     def payload_bytes_max(self) -> int:
         return self._link.payload_bytes_max
 

@@ -138,7 +138,7 @@ class Presence:
     def not_ready(self) -> str | None:
         """Why this node should get no requests now."""
         if not self._bus.is_up:
-            return "no connection to NATS"
+            return ": ".join(filter(None, ("no connection to NATS", self._bus.down_reason)))
         if self.state is None:
             return self.joining
         if self.state != "alive":

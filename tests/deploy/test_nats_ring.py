@@ -126,7 +126,7 @@ async def test_a_node_with_a_wrong_password_goes_on_trying(
     server = node(tmp_path / "a", nats, "--config", str(file))
     server.launch()
     try:
-        await not_ready(server, "no connection to NATS")
+        await not_ready(server, "the server does not accept the credentials")
 
         async def was_refused_again() -> bool:
             return all(len(each.log_lines("authentication error")) > 2 for each in nats.servers)
@@ -182,7 +182,7 @@ async def test_a_node_without_a_certificate_to_trust_says_so(
     server = node(tmp_path / "a", nats)
     server.launch()
     try:
-        await not_ready(server, "no connection to NATS")
+        await not_ready(server, "certificate verify failed")
         assert await server.stop() == 0
     finally:
         await server.kill()
