@@ -238,10 +238,7 @@ class NodeRing:
         self.slots.fenced([slot])
 
     def _claimed(self, slot: int, node: str) -> None:
-        """It stands in the log, and perhaps that node has not said so yet."""
-        until_ms = self.member.observer.lease_until_ms(node)
-        if node != self.name and until_ms is not None:
-            self.member.ownership.claimed_by(slot, node, until_ms)
+        self.member.observer.claimed(slot, node)
 
     def _lost(self, slots: Any) -> None:
         self.member.slots_lost(slots)

@@ -14,7 +14,9 @@ import uvicorn
 
 __all__ = ["Arrival", "Load", "Receiver", "Sent", "percentile"]
 
-CLIENTS = 32
+CLIENTS = 512
+"""Connections at most. With few of them creates that wait for the slots of a dead node keep all
+others waiting, in this process."""
 CREATE_TIMEOUT_S = 60.0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from skyring.clock import Clock
 from skyring.errors import TooLarge, Unavailable
@@ -68,15 +68,16 @@ class Mover:
 
     def step(self) -> None:
         """Begin what is to be done now."""
-        steps = self._ownership.step(self._observer.holders(), self._clock.monotonic_ms())
+        holders, claimants = self._observer.holders(), self._observer.claimants()
+        steps = self._ownership.step(holders, claimants, self._clock.monotonic_ms())
         if steps.follow:
             self._spawn(self._follow(steps.follow))
         for node, slots in steps.ask.items():
             self._spawn(self._ask(node, slots))
         if steps.claim:
-            self._spawn(self._claim(steps.claim))
+            self._spawn(self._claim(steps.claim, self._observer.was_claimed(steps.claim)))
         if steps.overtake:
-            self._spawn(self._overtake(steps.overtake))
+            self._spawn(self._claim(steps.overtake, has_doubt=True))
 
     async def idle(self) -> None:
         """Wait until no claim is under way."""
@@ -105,27 +106,6 @@ class Mover:
         self._ownership.refused(slots - released, self._clock.monotonic_ms())
         self.wake.set()
 
-    async def _overtake(self, slots: frozenset[int]) -> None:
-        """Claim slots whose holders have not been heard for too long.
-
-        It is the server that renews their leases. Whoever is not heard here, and has its
-        announcements kept there, lives.
-        """
-        with self._claiming():
-            held = slots
-            with suppress(Unavailable):
-                await self._observer.read_announcements()
-                now_ms, holders = self._clock.monotonic_ms(), self._observer.holders()
-                held = frozenset(
-                    slot
-                    for slot in slots
-                    if slot in holders and now_ms < holders[slot].lease_until_ms
-                )
-            self._ownership.lost(held, self._clock.monotonic_ms())
-            if slots - held:
-                await self._claim(slots - held)
-        self.wake.set()
-
     @contextmanager
     def _claiming(self) -> Iterator[None]:
         self._claims += 1
@@ -137,10 +117,12 @@ class Mover:
             if not self._claims:
                 self._no_claims.set()
 
-    async def _claim(self, slots: frozenset[int]) -> None:
+    async def _claim(self, slots: frozenset[int], has_doubt: bool) -> None:
         with self._claiming():
             try:
-                await self._host.claim(slots)
+                free = slots - await self._taken(slots) if has_doubt else slots
+                if free:
+                    await self._host.claim(free)
             except Unavailable as error:
                 logger.warning("%d slots cannot be claimed now: %s", len(slots), error)
         held = slots.intersection(self._host.held())
@@ -149,3 +131,16 @@ class Mover:
         if held:
             self._changed(held)
         self.wake.set()
+
+    async def _taken(self, slots: frozenset[int]) -> frozenset[int]:
+        """A last look: those for which others may act, by what the server keeps of them.
+
+        It is the server that renews leases. Whoever is not heard here, and has its announcements
+        kept there, lives, and may act on what it holds or has claimed.
+
+        Raises:
+            Unavailable: that cannot be read now.
+        """
+        await self._observer.read_announcements()
+        holders, claimants = self._observer.holders(), self._observer.claimants()
+        return self._ownership.taken(slots, holders, claimants, self._clock.monotonic_ms())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from skyring.clock import Clock
@@ -73,6 +73,7 @@ class Observer:
         self.membership = Membership(me, timing, self._clock.monotonic_ms())
         self.table = RoutingTable(slots)
         self.placement = place((), slots)
+        self._claims: dict[int, tuple[str, int]] = {}
         self.garbled = 0
         """Messages that could not be read."""
 
@@ -123,18 +124,34 @@ class Observer:
                     holders[slot] = holder
         return holders
 
-    def lease_until_ms(self, node: str) -> int | None:
-        """When a node can no longer act on a claim that it has made by now, and is silent about.
+    def claimed(self, slot: int, node: str) -> None:
+        """A node has claimed a slot: that was read in its log just now."""
+        self._claims[slot] = node, self._clock.monotonic_ms()
 
-        It has to know of its claim within a lease, and its lease then ends after another one. None:
-        it is not there any more, and has no lease.
+    def claimants(self) -> dict[int, Holder]:
+        """Others that have claimed slots, and until when they may act on that and be silent.
+
+        A node has to know of its claim within a lease, and its lease then ends after another one.
+        What was read of it earlier may have been told meanwhile, or is not so any more.
         """
-        member = self.membership.get(node)
-        if member is None or member.state == "left":
-            return None
-        if member.state == "dead":
-            return member.heard_ms + self._lease_ms
-        return self._clock.monotonic_ms() + 2 * self._lease_ms
+        now_ms = self._clock.monotonic_ms()
+        claimants: dict[int, Holder] = {}
+        for slot, (node, read_ms) in list(self._claims.items()):
+            until_ms = read_ms + 2 * self._lease_ms
+            member = self.membership.get(node)
+            if now_ms >= until_ms:
+                del self._claims[slot]
+            elif node != self._me and member is not None and member.state != "left":
+                is_dead = member.state == "dead"
+                if is_dead:
+                    until_ms = min(until_ms, member.heard_ms + self._lease_ms)
+                claimants[slot] = Holder(node, until_ms, not is_dead)
+        return claimants
+
+    def was_claimed(self, slots: Iterable[int]) -> bool:
+        """Has another node claimed one of these lately, whether it lives or not?"""
+        claims = (self._claims.get(slot) for slot in slots)
+        return any(claim is not None and claim[0] != self._me for claim in claims)
 
     async def read_announcements(self) -> list[Gossip]:
         """The last word of each node: whoever held slots may still have its lease.

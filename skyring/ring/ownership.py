@@ -68,8 +68,6 @@ class Ownership:
         self._grace_ms = grace_ms
         self._mine_since_ms = [0] * slots
         self._released_by = [""] * slots
-        self._claimed_by = [""] * slots
-        self._claimed_until_ms = [0] * slots
         self._phases: list[Phase] = ["idle"] * slots
         self._not_before_ms = [0] * slots
         self._placement: Placement = (None,) * slots
@@ -105,6 +103,7 @@ class Ownership:
                 "released",
             ):
                 self._phases[slot] = "idle"
+                self._released_by[slot] = ""
 
     def followed(self, slots: Iterable[int]) -> None:
         """The logs of these slots have been read up to their ends."""
@@ -117,16 +116,12 @@ class Ownership:
     def released(self, slots: Iterable[int], by: str) -> None:
         """This holder has released them: they can be claimed."""
         for slot in slots:
-            self._released_by[slot] = by
-        self._move(slots, "asking", "released")
+            if self._phases[slot] == "asking":
+                self._phases[slot], self._released_by[slot] = "released", by
 
     def refused(self, slots: Iterable[int], now_ms: int) -> None:
         """The holder has not answered, or will not release them now."""
         self._put_off(slots, "asking", "ready", now_ms)
-
-    def claimed_by(self, slot: int, node: str, until_ms: int) -> None:
-        """Another node has claimed a slot, its log says, and may act on that until then."""
-        self._claimed_by[slot], self._claimed_until_ms[slot] = node, until_ms
 
     def claimed(self, slots: Iterable[int]) -> None:
         """The claims of these slots are in their logs."""
@@ -136,13 +131,42 @@ class Ownership:
         """They are not held (any more): released, fenced, or not claimed."""
         for slot in slots:
             self._phases[slot] = "idle"
+            self._released_by[slot] = ""
             self._not_before_ms[slot] = now_ms + self._ask_again_ms
 
-    def step(self, holders: Mapping[int, Holder], now_ms: int) -> Steps:
+    def taken(
+        self,
+        slots: Iterable[int],
+        holders: Mapping[int, Holder],
+        claimants: Mapping[int, Holder],
+        now_ms: int,
+    ) -> frozenset[int]:
+        """Those of these slots for which others may act, but for the one that has released them.
+
+        Args:
+            slots: that are to be claimed.
+            holders: see `step`.
+            claimants: see `step`.
+            now_ms: now.
+        """
+        return frozenset(
+            slot
+            for slot in slots
+            for other in (holders.get(slot), claimants.get(slot))
+            if other is not None
+            and other.name != self._released_by[slot]
+            and now_ms < other.lease_until_ms
+        )
+
+    def step(
+        self, holders: Mapping[int, Holder], claimants: Mapping[int, Holder], now_ms: int
+    ) -> Steps:
         """What is to be done now.
 
         Args:
-            holders: other nodes that hold slots, by the number of the slot.
+            holders: other nodes that say that they hold slots, by the number of the slot.
+            claimants: other nodes that have claimed slots, as the logs say, and have perhaps not
+                said so yet.
             now_ms: now.
         """
         follow: set[int] = set()
@@ -158,26 +182,18 @@ class Ownership:
                 self._phases[slot] = "following"
                 follow.add(slot)
             elif phase == "released":
-                rival = holders.get(slot)
-                if (
-                    rival is not None
-                    and rival.name != self._released_by[slot]
-                    and now_ms < rival.lease_until_ms
-                ) or (
-                    self._claimed_by[slot] != self._released_by[slot]
-                    and now_ms < self._claimed_until_ms[slot]
-                ):
+                if self.taken([slot], holders, claimants, now_ms):
                     self._phases[slot] = "ready"  # somebody was quicker: it has to be asked
+                    self._released_by[slot] = ""
                 else:
                     self._phases[slot] = "claiming"
                     claim.add(slot)
             elif phase == "ready":
                 holder = holders.get(slot)
-                if holder is None:
-                    may_claim = now_ms >= self._mine_since_ms[slot] + self._grace_ms
-                else:
-                    may_claim = now_ms >= holder.lease_until_ms
-                if may_claim and now_ms >= self._claimed_until_ms[slot]:
+                grace_ms = self._grace_ms if holder is None else 0
+                if now_ms >= self._mine_since_ms[slot] + grace_ms and not self.taken(
+                    [slot], holders, claimants, now_ms
+                ):
                     self._phases[slot] = "claiming"
                     overtake.add(slot)
                 elif holder is not None and holder.is_listening and moving < self._moves_max:

@@ -145,14 +145,12 @@ def hide_slots(node: RingNode) -> None:
     node.bus.announce = announce_less  # type: ignore[method-assign]
 
 
-def test_the_slots_of_the_dead_keep_their_holder_until_its_lease_is_over() -> None:
-    clock = ManualClock()
-
+def made_observer(clock: ManualClock) -> Observer:
     def spawn(work: Any) -> bool:
         work.close()
         return True
 
-    observer = Observer(
+    return Observer(
         "me",
         8,
         Timing(100, 200, 300),
@@ -164,16 +162,56 @@ def test_the_slots_of_the_dead_keep_their_holder_until_its_lease_is_over() -> No
         lambda: None,
         lambda name: None,
     )
-    observer.hear(Gossip("other", 1, "alive", held=pack_slots([2, 5])))
-    assert observer.holders() == dict.fromkeys([2, 5], Holder("other", 1_050, True))
+
+
+def pass_away(clock: ManualClock, observer: Observer) -> None:
+    """Whoever is heard of no more is dead then."""
     for _ in range(4):
         clock.advance(100)
         observer.tick()
+
+
+def test_the_slots_of_the_dead_keep_their_holder_until_its_lease_is_over() -> None:
+    clock = ManualClock()
+    observer = made_observer(clock)
+    observer.hear(Gossip("other", 1, "alive", held=pack_slots([2, 5])))
+    assert observer.holders() == dict.fromkeys([2, 5], Holder("other", 1_050, True))
+    pass_away(clock, observer)
     assert observer.membership.owners() == []
     assert observer.table.holder(2) is None
     assert observer.holders() == dict.fromkeys([2, 5], Holder("other", 1_050, False))
     observer.hear(Gossip("other", 1, "left"))
     assert observer.holders() == {}
+
+
+def test_a_node_whose_claim_stands_in_a_log_may_act_on_it_before_it_says_so() -> None:
+    clock = ManualClock()
+    observer = made_observer(clock)
+    observer.hear(Gossip("other", 1, "alive"))
+    observer.claimed(2, "other")
+    observer.claimed(3, "me")
+    observer.claimed(4, "stranger")
+    assert observer.claimants() == {2: Holder("other", 2_100, True)}
+    clock.advance(2_099)
+    assert observer.claimants().keys() == {2}
+    clock.advance(1)
+    assert observer.claimants() == {}, "it has said so by now, or holds it no more"
+    assert not observer.was_claimed([2])
+
+
+def test_a_claim_of_a_node_that_was_taken_for_dead_counts_when_it_is_heard_of() -> None:
+    clock = ManualClock()
+    observer = made_observer(clock)
+    observer.hear(Gossip("other", 1, "alive"))
+    pass_away(clock, observer)
+    observer.claimed(2, "other")
+    assert observer.claimants() == {2: Holder("other", 1_050, False)}, "its lease ends with that"
+    assert observer.was_claimed([1, 2])
+    assert not observer.was_claimed([1])
+    observer.hear(Gossip("other", 1, "alive", beat=9))
+    assert observer.claimants() == {2: Holder("other", 400 + 2_100, True)}
+    observer.hear(Gossip("other", 1, "left", beat=10))
+    assert observer.claimants() == {}
 
 
 async def test_a_claim_that_was_under_way_while_the_node_was_frozen_is_not_held() -> None:

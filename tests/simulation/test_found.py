@@ -38,6 +38,7 @@ from tests.simulation.seeds import play
         4644,
         4827,
         4841,
+        5098,
         5948,
         6140,
         6935,

@@ -32,22 +32,22 @@ def all_of(*slots: int) -> frozenset[int]:
 
 
 def follow(owner: Ownership, now_ms: int = 0) -> None:
-    owner.followed(owner.step({}, now_ms).follow)
+    owner.followed(owner.step({}, {}, now_ms).follow)
 
 
 def test_slots_that_nobody_holds_are_followed_and_claimed() -> None:
     owner = ownership()
-    assert owner.step({}, 0) == Steps(follow=frozenset(range(SLOTS)))
-    assert owner.step({}, 0) == Steps()
+    assert owner.step({}, {}, 0) == Steps(follow=frozenset(range(SLOTS)))
+    assert owner.step({}, {}, 0) == Steps()
     owner.followed([0, 1])
-    assert owner.step({}, 0) == Steps(overtake=all_of(0, 1))
+    assert owner.step({}, {}, 0) == Steps(overtake=all_of(0, 1))
     assert owner.held() == frozenset()
     owner.claimed([0])
     owner.lost([1], 0)
     assert owner.held() == all_of(0)
     assert owner.missing() == frozenset(range(1, SLOTS))
-    assert owner.step({}, 0) == Steps(), "it is not tried again at once"
-    assert owner.step({}, 100) == Steps(follow=all_of(1))
+    assert owner.step({}, {}, 0) == Steps(), "it is not tried again at once"
+    assert owner.step({}, {}, 100) == Steps(follow=all_of(1))
 
 
 def test_a_slot_without_a_holder_is_left_alone_at_first() -> None:
@@ -55,9 +55,9 @@ def test_a_slot_without_a_holder_is_left_alone_at_first() -> None:
     owner.placed(("other",) * SLOTS, 0)
     owner.placed(MINE, 1_000)
     follow(owner, 1_000)
-    assert owner.step({}, 1_499) == Steps(), "another node may be claiming it"
+    assert owner.step({}, {}, 1_499) == Steps(), "another node may be claiming it"
     owner.placed(MINE, 1_400)
-    assert owner.step({0: holder(9_999)}, 1_500) == Steps(
+    assert owner.step({0: holder(9_999)}, {}, 1_500) == Steps(
         ask={"other": all_of(0)}, overtake=all_of(*range(1, SLOTS))
     )
 
@@ -67,16 +67,16 @@ def test_the_lease_of_a_dead_holder_counts_also_when_the_grace_is_over() -> None
     owner.placed(MINE, 0)
     follow(owner)
     holders = {0: holder(LEASE_MS, is_listening=False)}
-    assert owner.step(holders, 199) == Steps()
-    assert owner.step(holders, 200) == Steps(overtake=all_of(*range(1, SLOTS)))
-    assert owner.step(holders, LEASE_MS - 1) == Steps()
-    assert owner.step(holders, LEASE_MS) == Steps(overtake=all_of(0))
+    assert owner.step(holders, {}, 199) == Steps()
+    assert owner.step(holders, {}, 200) == Steps(overtake=all_of(*range(1, SLOTS)))
+    assert owner.step(holders, {}, LEASE_MS - 1) == Steps()
+    assert owner.step(holders, {}, LEASE_MS) == Steps(overtake=all_of(0))
 
 
 def test_slots_of_others_are_left_alone() -> None:
     owner = ownership()
     owner.placed(("other",) * SLOTS, 0)
-    assert owner.step({}, 0) == Steps()
+    assert owner.step({}, {}, 0) == Steps()
     assert owner.missing() == frozenset()
 
 
@@ -84,12 +84,53 @@ def test_a_holder_is_asked_and_then_the_slot_is_claimed() -> None:
     owner = ownership()
     follow(owner)
     holders = {slot: holder() for slot in (0, 1, 2)}
-    assert owner.step(holders, 0) == Steps(ask={"other": all_of(0, 1, 2)}, overtake=all_of(3, 4, 5))
+    assert owner.step(holders, {}, 0) == Steps(
+        ask={"other": all_of(0, 1, 2)}, overtake=all_of(3, 4, 5)
+    )
     owner.released([0, 1], "other")
     owner.refused([2], 0)
-    assert owner.step(holders, 0) == Steps(claim=all_of(0, 1))
-    assert owner.step(holders, 99) == Steps()
-    assert owner.step(holders, 100) == Steps(ask={"other": all_of(2)})
+    assert owner.step(holders, {}, 0) == Steps(claim=all_of(0, 1))
+    assert owner.step(holders, {}, 99) == Steps()
+    assert owner.step(holders, {}, 100) == Steps(ask={"other": all_of(2)})
+
+
+def test_a_claim_that_stands_in_the_log_counts_though_nobody_tells_of_it() -> None:
+    owner = ownership()
+    follow(owner)
+    claimants = {0: Holder("third", LEASE_MS, True)}
+    dead = {0: holder(0, is_listening=False)}
+    assert owner.step(dead, claimants, 0).overtake == all_of(1, 2, 3, 4, 5)
+    assert owner.step(dead, claimants, LEASE_MS - 1) == Steps()
+    assert owner.step(dead, claimants, LEASE_MS).overtake == all_of(0)
+
+
+@pytest.mark.parametrize(("claimant", "is_free"), [("other", True), ("third", False)])
+def test_a_slot_that_was_released_and_that_somebody_else_has_claimed(
+    claimant: str, is_free: bool
+) -> None:
+    owner = ownership()
+    follow(owner)
+    holders = {0: holder()}
+    assert owner.step(holders, {}, 0).ask == {"other": all_of(0)}
+    owner.released([0], "other")
+    claimants = {0: Holder(claimant, LEASE_MS, True)}
+    assert owner.taken([0], holders, claimants, 0) == (all_of() if is_free else all_of(0))
+    assert owner.step(holders, claimants, 0).claim == (all_of(0) if is_free else all_of())
+    owner.lost([0], 0)
+    assert owner.taken([0], holders, {}, 0) == all_of(0), "that it released it once is over"
+
+
+def test_a_release_that_comes_late_is_none() -> None:
+    owner = ownership()
+    follow(owner)
+    holders = {0: holder()}
+    owner.step(holders, {}, 0)
+    owner.placed(("other",) * SLOTS, 0)
+    owner.released([0], "other")
+    owner.placed(MINE, 0)
+    follow(owner)
+    assert owner.taken([0], holders, {}, 0) == all_of(0)
+    assert 0 not in owner.step(holders, {}, 0).overtake
 
 
 @pytest.mark.parametrize("is_listening", [True, False])
@@ -99,19 +140,19 @@ def test_a_holder_that_does_not_answer_is_waited_out(is_listening: bool) -> None
     holders = dict.fromkeys(range(SLOTS), holder(is_listening=is_listening))
     now_ms = 0
     while now_ms < LEASE_MS:
-        steps = owner.step(holders, now_ms)
+        steps = owner.step(holders, {}, now_ms)
         assert not steps.claim | steps.overtake
         assert bool(steps.ask) <= is_listening
         for asked in steps.ask.values():
             owner.refused(asked, now_ms)
         now_ms += 100
-    assert owner.step(holders, now_ms).overtake == frozenset(range(SLOTS))
+    assert owner.step(holders, {}, now_ms).overtake == frozenset(range(SLOTS))
 
 
 def test_what_is_placed_elsewhere_again_is_let_go_but_what_is_held_is_served() -> None:
     owner = ownership()
     follow(owner)
-    owner.step({0: holder()}, 0)
+    owner.step({0: holder()}, {}, 0)
     owner.claimed([1, 2])
     owner.placed(("other",) * SLOTS, 0)
     assert owner.held() == all_of(1, 2)
@@ -120,38 +161,38 @@ def test_what_is_placed_elsewhere_again_is_let_go_but_what_is_held_is_served() -
     owner.released([0], "other")
     owner.claimed([3])
     assert owner.held() == all_of(1, 2, 3)
-    assert owner.step({}, 1_000) == Steps()
+    assert owner.step({}, {}, 1_000) == Steps()
 
 
 def test_few_are_taken_from_a_holder_at_once() -> None:
     owner = ownership(moves_max=2)
     holders = dict.fromkeys(range(SLOTS), holder(9_999))
-    steps = owner.step(holders, 0)
+    steps = owner.step(holders, {}, 0)
     assert steps.follow == frozenset(range(SLOTS)), "logs are read together"
     owner.followed(steps.follow)
     taken: set[int] = set()
     for turn in range(SLOTS // 2):
-        (asked,) = owner.step(holders, turn).ask.values()
+        (asked,) = owner.step(holders, {}, turn).ask.values()
         assert len(asked) == 2
-        assert owner.step(holders, turn) == Steps()
+        assert owner.step(holders, {}, turn) == Steps()
         owner.released(asked, "other")
-        taken |= (claimed := owner.step(holders, turn).claim)
+        taken |= (claimed := owner.step(holders, {}, turn).claim)
         owner.claimed(claimed)
     assert taken == set(range(SLOTS))
-    assert owner.step(holders, 9) == Steps()
+    assert owner.step(holders, {}, 9) == Steps()
 
 
 def test_what_nobody_holds_any_more_is_claimed_together() -> None:
     owner = ownership(moves_max=2)
     follow(owner)
-    assert owner.step({}, 1).overtake == frozenset(range(SLOTS))
+    assert owner.step({}, {}, 1).overtake == frozenset(range(SLOTS))
 
 
 def test_a_log_that_cannot_be_read_is_tried_again() -> None:
     owner = ownership()
-    owner.not_followed(owner.step({}, 0).follow, 0)
-    assert owner.step({}, 50) == Steps()
-    assert owner.step({}, 100).follow == frozenset(range(SLOTS))
+    owner.not_followed(owner.step({}, {}, 0).follow, 0)
+    assert owner.step({}, {}, 50) == Steps()
+    assert owner.step({}, {}, 100).follow == frozenset(range(SLOTS))
 
 
 @given(st.sets(st.integers(0, 299)))
@@ -175,6 +216,7 @@ class Moves(RuleBasedStateMachine):
         self.now_ms = 0
         self.owner = ownership(moves_max=4)
         self.holders: dict[int, Holder] = {}
+        self.claimants: dict[int, Holder] = {}
         self.released: dict[int, str] = {}
         self.asked: dict[int, str] = {}
         self.following: set[int] = set()
@@ -201,14 +243,30 @@ class Moves(RuleBasedStateMachine):
             self.asked.pop(slot, None)
             self.owner.refused([slot], self.now_ms)
 
+    @rule(
+        slot=st.integers(0, SLOTS - 1),
+        name=st.sampled_from(["other", "third"]),
+        ms=st.integers(-100, 500),
+    )
+    def another_claims(self, slot: int, name: str, ms: int) -> None:
+        """Which its log says."""
+        if slot not in self.claiming | self.owner.held():
+            self.claimants[slot] = Holder(name, self.now_ms + ms, True)
+
     @rule(ms=st.integers(0, 300))
     def step(self, ms: int) -> None:
         self.now_ms += ms
-        steps = self.owner.step(self.holders, self.now_ms)
+        steps = self.owner.step(self.holders, self.claimants, self.now_ms)
         assert steps.claim <= self.released.keys()
         for slot in steps.claim | steps.overtake:
             found = self.holders.get(slot)
             assert found is None or found.lease_until_ms <= self.now_ms or slot in self.released
+            claimant = self.claimants.get(slot)
+            assert (
+                claimant is None
+                or claimant.lease_until_ms <= self.now_ms
+                or claimant.name == self.released.get(slot)
+            )
         for name, slots in steps.ask.items():
             assert all(self.holders[slot].name == name for slot in slots)
             assert all(self.holders[slot].is_listening for slot in slots)

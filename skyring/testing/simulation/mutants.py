@@ -156,17 +156,20 @@ def _no_waiting_for_leases(stack: ExitStack) -> None:
     """
     real = Ownership.step
 
-    def step(self: Ownership, holders: Any, now_ms: int) -> Any:
+    def step(self: Ownership, holders: Any, claimants: Any, now_ms: int) -> Any:
         silent = {
             slot: holder if holder.is_listening else Holder(holder.name, 0, False)
             for slot, holder in holders.items()
         }
         self._grace_ms = 0
         self._mine_since_ms = [0] * len(self._mine_since_ms)
-        return real(self, silent, now_ms)
+        return real(self, silent, claimants, now_ms)
+
+    async def taken(self: Mover, slots: Any) -> frozenset[int]:
+        return frozenset()
 
     put(stack, Ownership, "step", step)
-    put(stack, Mover, "_overtake", Mover._claim)
+    put(stack, Mover, "_taken", taken)
 
 
 def _lease_from_the_answer(stack: ExitStack) -> None:
