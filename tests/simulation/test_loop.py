@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import skyring.testing.simulation.loop as loop_module
 from skyring.testing.simulation.loop import Deadlock, Process, SimulatedLoop, current_process
 
 
@@ -149,3 +150,32 @@ def test_what_would_use_a_thread_is_done_at_once(loop: SimulatedLoop) -> None:
         return await asyncio.to_thread(lambda: 7)
 
     assert loop.run_until_complete(play()) == 7
+
+
+def test_who_lets_no_time_pass_is_stopped(
+    loop: SimulatedLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "CALLS_AT_ONCE_MAX", 1_000)
+
+    def again() -> None:
+        loop.call_soon(again)
+
+    async def spin() -> None:
+        await asyncio.sleep(7)
+        loop.call_soon(again)
+        await asyncio.sleep(1)
+
+    with pytest.raises(Deadlock, match=r"at 7\.000 s something is done for ever"):
+        loop.run_until_complete(spin())
+
+
+def test_much_may_be_done_as_time_passes(
+    loop: SimulatedLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "CALLS_AT_ONCE_MAX", 100)
+
+    async def work() -> None:
+        for _ in range(1_000):
+            await asyncio.sleep(0.001)
+
+    loop.run_until_complete(work())

@@ -49,8 +49,10 @@ def seeds(
         if told.violations:
             failed += 1
             typer.echo(f"seed {told.seed}: {len(told.violations)} violations")
-            for text in told.violations[:VIOLATIONS_SHOWN_MAX]:
+            for text in (*told.violations[:VIOLATIONS_SHOWN_MAX], *told.lines):
                 typer.echo(f"  {text}")
+            rule = f" --mutant {mutant!r}" if mutant else ""
+            typer.echo(f"  again: python -m skyring.testing.simulation replay {told.seed}{rule}")
             if not keep_going:
                 break
         if done % 100 == 0:
@@ -67,7 +69,7 @@ def seeds(
 
 
 def replay(
-    seed: Annotated[int, typer.Argument(help="the seed")],
+    seed: Annotated[int, typer.Argument(min=0, help="the seed")],
     timer: Annotated[str, typer.Option(help="id of a timer; empty: the first at fault")] = "",
     verbose: Annotated[bool, typer.Option(help="also what the nodes log")] = False,
     mutant: Annotated[
@@ -77,10 +79,12 @@ def replay(
     """Play one seed, and tell what has happened to a timer. Ends with 1 after a violation."""
     with mutated(mutant):
         played = run_seed(seed, verbose=verbose)
-    if timer and not any(timer in line for line in played.history.lines()):
+    history = played.history
+    known = {each.id for each in history.operations} | {each.id for each in history.deliveries}
+    if timer and timer not in known:
         raise typer.BadParameter(f"no timer of this seed is {timer!r}", param_hint="--timer")
     wanted = timer or next((item.timer for item in played.violations if item.timer), "")
-    lines = played.history.lines(wanted or None)
+    lines = history.lines(wanted or None)
     for line in lines if wanted else lines[:LINES_SHOWN_MAX]:
         typer.echo(line)
     typer.echo(f"seed {seed}, history {played.digest()}: {len(played.violations)} violations")

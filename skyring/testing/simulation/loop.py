@@ -24,8 +24,11 @@ __all__ = ["Deadlock", "Process", "SimulatedLoop", "current_process"]
 _process: ContextVar[Process | None] = ContextVar("skyring_simulated_process", default=None)
 
 
+CALLS_AT_ONCE_MAX = 2_000_000
+
+
 class Deadlock(RuntimeError):
-    """Everybody waits for something that nobody will do."""
+    """Everybody waits for something that nobody will do, or somebody lets no time pass."""
 
 
 class Process:
@@ -148,6 +151,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._now_s = 0.0
+        self._calls_at_once = 0
         self._numbers = 0
         self._calls: deque[_Call] = deque()
         self._later: list[tuple[float, int, _Call]] = []
@@ -224,10 +228,14 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                 heappop(later)
             if not later:
                 raise Deadlock(f"at {self._now_s:.3f} s everybody waits, and nothing will happen")
-            self._now_s = max(self._now_s, later[0][0])
+            if later[0][0] > self._now_s:
+                self._now_s, self._calls_at_once = later[0][0], 0
         now_s = self._now_s
         while later and later[0][0] <= now_s:
             calls.append(heappop(later)[2])
+        self._calls_at_once += len(calls)
+        if self._calls_at_once > CALLS_AT_ONCE_MAX:
+            raise Deadlock(f"at {now_s:.3f} s something is done for ever: {calls[0].call!r}")
         for _ in range(len(calls)):
             call = calls.popleft()
             if call.is_cancelled:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
 from multiprocessing import get_context
+from traceback import format_exception
 from typing import NamedTuple
 
 from skyring.testing.simulation.mutants import mutated
@@ -15,6 +16,7 @@ __all__ = ["Told", "play_many"]
 
 SEEDS_PER_CALL = 5
 CALLS_PER_PROCESS = 20
+LINES_MAX = 40
 
 
 class Told(NamedTuple):
@@ -28,6 +30,8 @@ class Told(NamedTuple):
     faults: Counter[str]
     digest: str
     violations: list[str]
+    lines: list[str]
+    """What has happened to the first timer at fault; the last of it, if that is much."""
 
 
 def _told(played: Played) -> Told:
@@ -41,12 +45,26 @@ def _told(played: Played) -> Told:
         Counter(fault.kind for fault in history.faults),
         played.digest(),
         [f"{rule}: {timer} {text}" for rule, timer, text in played.violations],
+        _story(played),
     )
 
 
+def _story(played: Played) -> list[str]:
+    timer = next((item.timer for item in played.violations if item.timer), None)
+    return [] if timer is None else played.history.lines(timer)[-LINES_MAX:]
+
+
 def _play(seeds: Iterable[int], mutant: str) -> list[Told]:
+    told = []
     with mutated(mutant):
-        return [_told(run_seed(seed)) for seed in seeds]
+        for seed in seeds:
+            try:
+                told.append(_told(run_seed(seed)))
+            except Exception as error:
+                # The others are played all the same, and this one is named.
+                crash = ["crashed: " + "".join(format_exception(error)).rstrip()]
+                told.append(Told(seed, 0.0, 0.0, 0, 0, Counter(), "", crash, []))
+    return told
 
 
 def play_many(first: int, count: int, jobs: int, mutant: str = "") -> Iterator[Told]:
