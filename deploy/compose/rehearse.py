@@ -171,7 +171,7 @@ class Rehearsal:
             "image", "inspect", "-f", "{{.Size}}", _image("SKYRING_IMAGE", "skyring:latest")
         )
         base = await _docker(
-            "image", "inspect", "-f", "{{.Size}}", _image("SKYRING_BASE_IMAGE", "python:3.13-slim")
+            "image", "inspect", "-f", "{{.Size}}", _image("SKYRING_BASE_IMAGE", "python:3.12-slim")
         )
         found["image beyond its base"] = f"{(int(size) - int(base)) / 1e6:.0f} MB"
         return found
@@ -277,7 +277,8 @@ async def _cluster(compose: Compose, keep: bool) -> Any:
     print("building and starting; that takes some minutes the first time", flush=True)
     began_s = time.monotonic()
     try:
-        compose.run("up", "-d", "--build", timeout_s=3 * START_TIMEOUT_S)
+        compose.run("build", "node-1", timeout_s=3 * START_TIMEOUT_S)
+        compose.run("up", "-d")
         await compose.until_healthy(["nginx"])
         print(f"all is well after {time.monotonic() - began_s:.0f} s", flush=True)
         yield
