@@ -32,7 +32,8 @@ TRY_LATER = (10_008, 10_009)
 PEERS_S_MAX = 10
 """Servers that are started together need some time to find each other."""
 PAUSE_S = 0.25
-TRIES_MAX = 3
+MADE_S_MAX = 5
+"""Between the answer to one node that a stream is there, and the same to all others."""
 
 NO_JETSTREAM = "NATS has no JetStream here; start nats-server with -js, or enable it in the account"
 NOTHING_MAY_GO = {
@@ -76,7 +77,8 @@ class LogStream:
             StorageError: it can never be used, or JetStream is missing.
             Unavailable: NATS is away.
         """
-        for _ in range(TRIES_MAX):
+        give_up_s = asyncio.get_running_loop().time() + MADE_S_MAX
+        while True:
             try:
                 config = await self._config()
                 if config is None:
@@ -86,7 +88,11 @@ class LogStream:
             if config is not None:
                 self.identity = self._checked(config)
                 return
-        raise StorageError(f"the stream {self.name} comes and goes; is somebody removing it?")
+            # Servers of a cluster refuse to make what another node has just asked for, and know
+            # nothing of it before all have agreed on it.
+            if asyncio.get_running_loop().time() >= give_up_s:
+                raise Unavailable(f"the stream {self.name} is being made, and not there yet")
+            await asyncio.sleep(PAUSE_S)
 
     async def check(self) -> None:
         """Is it still there, and the same?

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from skyring.errors import StorageError, TooLarge, Unavailable, Uncertain
 from skyring.nats import Link, Message
 from skyring.nats.jetstream import JetStreamApi
 from skyring.ports import free_port
+from skyring.storage import jetstream_stream
 from skyring.storage.jetstream import JetStreamLog
 from skyring.storage.jetstream_read import Reading
+from skyring.storage.jetstream_stream import PAUSE_S
 from skyring.storage.log import LogConflict
 from skyring.testing.nats_server import NatsServer, start_cluster
 from skyring.testing.proxy import Proxy
@@ -69,6 +71,47 @@ async def test_nodes_that_start_together_make_one_log(server: NatsServer) -> Non
         await asyncio.gather(*(log.open() for log in logs))
         assert len({log.identity for log in logs}) == 1
         assert len(logs[0].identity) == 32
+
+
+@contextmanager
+def hidden(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The server says that no stream is there, and makes none of this name either.
+
+    For some moments servers of a cluster do, when a stream is being made.
+    """
+    ask = JetStreamApi.ask
+
+    async def ask_in_vain(self: JetStreamApi, what: str, *arguments: Any) -> dict[str, Any]:
+        if what.startswith("STREAM.INFO."):
+            what += "-hidden"
+        return await ask(self, what, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JetStreamApi, "ask", ask_in_vain)
+        yield
+
+
+async def test_a_log_that_another_node_is_making_is_waited_for(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(server.url) as (link, made):
+        log = log_on(link)
+        with hidden(monkeypatch):
+            opening = asyncio.create_task(log.open())
+            done, _ = await asyncio.wait([opening], timeout=4 * PAUSE_S)
+            assert not done
+        async with asyncio.timeout(WAIT_S_MAX):
+            await opening
+        assert log.identity == made.identity
+
+
+async def test_a_log_that_is_not_made_for_long_is_no_reason_to_end(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jetstream_stream, "MADE_S_MAX", PAUSE_S)
+    async with opened(server.url) as (link, _):
+        with hidden(monkeypatch), pytest.raises(Unavailable, match="is being made, and not there"):
+            await log_on(link).open()
 
 
 async def test_another_number_of_slots_is_refused(server: NatsServer) -> None:
