@@ -193,7 +193,7 @@ def test_again_because_the_node_was_not_told(told: bool) -> None:
     assert Story().create(1, 2).delivered(3, told=told).delivered(4).broken() == []
 
 
-@pytest.mark.parametrize("nodes", [(), ("a",), ("b",)])
+@pytest.mark.parametrize("nodes", [(), ("a",)])
 def test_again_because_of_a_fault(nodes: tuple[str, ...]) -> None:
     story = Story().create(1, 2).delivered(3).fault(3.5, 3.6, *nodes).delivered(4, node="b")
     assert story.broken() == []
@@ -202,6 +202,23 @@ def test_again_because_of_a_fault(nodes: tuple[str, ...]) -> None:
 def test_a_fault_of_others_explains_nothing() -> None:
     story = Story().create(1, 2).delivered(3).fault(3.5, 3.6, "c").delivered(4)
     assert story.broken() == ["duplicate"]
+
+
+def test_a_fault_of_the_node_that_delivers_again_explains_nothing() -> None:
+    story = Story().create(1, 2).delivered(3).fault(3.5, 3.6, "b").delivered(4, node="b")
+    assert story.broken() == ["duplicate"]
+
+
+def test_a_fault_explains_nothing_when_the_delivery_was_recorded() -> None:
+    story = Story().create(1, 2).delivered(3).fault(5.5, 6, "a").delivered(9, node="b")
+    assert story.broken(Allowance(record_s=3)) == []
+    assert story.broken(Allowance(record_s=2)) == ["duplicate"]
+
+
+def test_a_create_may_have_lost_its_answer_long_before_the_delivery() -> None:
+    for start_s, rules in ((1.0, []), (20.0, ["duplicate"])):
+        story = Story().create(1, None).delivered(9).fault(start_s, 2 * start_s, "c")
+        assert story.delivered(30).broken(Allowance(record_s=2)) == rules
 
 
 def test_a_fault_of_the_node_that_is_asked_explains_what_it_repeats() -> None:

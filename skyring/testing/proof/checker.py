@@ -10,7 +10,8 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from skyring.testing.proof.history import Delivery, History, LogEntry, Operation
+from skyring.testing.proof.history import Delivery, Fault, History, LogEntry, Operation
+from skyring.testing.proof.timers import Timer, timers_of
 
 __all__ = ["Allowance", "Violation", "check"]
 
@@ -31,29 +32,13 @@ class Allowance(NamedTuple):
     """A delivery may have begun so long before its receiver has seen it."""
     fault_s: float = 0.0
     """A fault is felt for so long after its end, and explains duplicates of that time."""
+    record_s: float = math.inf
+    """So long after a delivery has begun it is recorded: the receiver's answer, and the write.
+
+    Unless a fault that has begun by then hits its node. A write that is in doubt for longer is so
+    because of a fault that had begun when it was made."""
     late_s: float | None = None
     """When all is calm a delivery begins so soon after it is due; None: that is not checked."""
-
-
-class _Timer:
-    """All that is known of one timer, in the order of time."""
-
-    def __init__(self, timer_id: str) -> None:
-        self.id = timer_id
-        self.creates: list[Operation] = []
-        self.updates: list[Operation] = []
-        self.cancels: list[Operation] = []
-        self.gets: list[Operation] = []
-        self.deliveries: list[Delivery] = []
-
-    def versions(self) -> list[Operation]:
-        """All that may have given it content."""
-        return [op for op in self.creates + self.updates if op.answer in ("done", "unknown")]
-
-    def may_be_cancelled(self, before_s: float) -> bool:
-        return any(
-            op.answer in ("done", "unknown") and op.sent_s <= before_s for op in self.cancels
-        )
 
 
 def check(history: History, allowance: Allowance | None = None) -> list[Violation]:
@@ -63,7 +48,7 @@ def check(history: History, allowance: Allowance | None = None) -> list[Violatio
     found += [
         Violation("failure", "", f"at {when_s:.3f}: {why}") for when_s, why in history.failures
     ]
-    for timer in _timers(history):
+    for timer in timers_of(history):
         found += _lost(timer, history)
         found += _early(timer)
         found += _after_cancel(timer, allowance)
@@ -78,26 +63,7 @@ def check(history: History, allowance: Allowance | None = None) -> list[Violatio
     return found
 
 
-def _timers(history: History) -> list[_Timer]:
-    timers: dict[str, _Timer] = {}
-    for op in history.operations:
-        if op.id:
-            timer = timers.setdefault(op.id, _Timer(op.id))
-            kinds = {"create": timer.creates, "update": timer.updates, "cancel": timer.cancels}
-            kinds.get(op.kind, timer.gets).append(op)
-    unknown = {op.content: op for op in history.operations if not op.id and op.kind == "create"}
-    for delivery in sorted(history.deliveries, key=lambda each: each.began_s):
-        found = timers.get(delivery.id)
-        if found is None:
-            found = timers[delivery.id] = _Timer(delivery.id)
-            made_by = unknown.get(delivery.content)
-            if made_by is not None:  # its create was never answered: now its id is known
-                found.creates.append(made_by)
-        found.deliveries.append(delivery)
-    return list(timers.values())
-
-
-def _lost(timer: _Timer, history: History) -> Iterator[Violation]:
+def _lost(timer: Timer, history: History) -> Iterator[Violation]:
     """What was acknowledged last is delivered, or the timer is a dead letter.
 
     An id is free again when its timer is gone, so the same holds for what was acknowledged before
@@ -111,7 +77,7 @@ def _lost(timer: _Timer, history: History) -> Iterator[Violation]:
             yield from _lost_before(timer, op, history.dead)
 
 
-def _lost_before(timer: _Timer, next_one: Operation | None, dead: set[str]) -> Iterator[Violation]:
+def _lost_before(timer: Timer, next_one: Operation | None, dead: set[str]) -> Iterator[Violation]:
     """Was anything lost before another timer had the id (None: before the end)?"""
 
     def is_before(op: Operation) -> bool:
@@ -158,7 +124,7 @@ def _is_superseded(op: Operation, acknowledged: list[Operation], before_s: float
     )
 
 
-def _early(timer: _Timer) -> Iterator[Violation]:
+def _early(timer: Timer) -> Iterator[Violation]:
     dues: dict[str, int] = {}
     for op in timer.creates + timer.updates:  # a repeated create may have been the first to arrive
         if op.due_ms:
@@ -170,7 +136,7 @@ def _early(timer: _Timer) -> Iterator[Violation]:
             yield Violation("early", timer.id, text)
 
 
-def _after_cancel(timer: _Timer, allowance: Allowance) -> Iterator[Violation]:
+def _after_cancel(timer: Timer, allowance: Allowance) -> Iterator[Violation]:
     for cancel in timer.cancels:
         if cancel.answer != "done" or cancel.answered_s is None:
             continue
@@ -187,7 +153,7 @@ def _after_cancel(timer: _Timer, allowance: Allowance) -> Iterator[Violation]:
                 yield Violation("after cancel", timer.id, text)
 
 
-def _content(timer: _Timer, allowance: Allowance) -> Iterator[Violation]:
+def _content(timer: Timer, allowance: Allowance) -> Iterator[Violation]:
     versions = timer.creates + timer.updates
     acknowledged = [op for op in versions if op.answer == "done"]
     for item in timer.deliveries:
@@ -201,7 +167,7 @@ def _content(timer: _Timer, allowance: Allowance) -> Iterator[Violation]:
             yield Violation("content", timer.id, text)
 
 
-def _duplicates(timer: _Timer, history: History, allowance: Allowance) -> Iterator[Violation]:
+def _duplicates(timer: Timer, history: History, allowance: Allowance) -> Iterator[Violation]:
     """It is delivered once, unless a fault or a repeated request explains more."""
     last: dict[str, Delivery] = {}
     for item in timer.deliveries:
@@ -212,19 +178,37 @@ def _duplicates(timer: _Timer, history: History, allowance: Allowance) -> Iterat
             continue
         if _was_repeated(timer, item.content, before.began_s):
             continue  # a client that repeats its create may come when the first is delivered
-        # A node repeats a create that has no answer, and whoever was asked may be a third one.
-        had_no_answer = any(
-            op.content == item.content and (op.answered_s is None or op.answered_s > before.began_s)
-            for op in timer.creates
-        )
-        nodes = frozenset({"" if had_no_answer else before.node, item.node})
-        since_s = before.began_s - allowance.fault_s
-        if not any(fault.hits(nodes, since_s, item.began_s) for fault in history.faults):
+        if not _may_repeat(timer, before, item, history.faults, allowance):
             text = f"{item.content} at {before.began_s:.3f} and again at {item.began_s:.3f}"
             yield Violation("duplicate", timer.id, text)
 
 
-def _was_repeated(timer: _Timer, content: str, since_s: float) -> bool:
+def _may_repeat(
+    timer: Timer, before: Delivery, item: Delivery, faults: list[Fault], allowance: Allowance
+) -> bool:
+    """Does a fault explain that a delivery came again?
+
+    It has hit the node that had to record the first one, before that could be done. What comes to
+    that node afterwards, or to the one that has delivered again, explains nothing.
+    """
+    since_s = before.began_s - allowance.fault_s
+    until_s = min(item.began_s, before.began_s + allowance.record_s)
+    if any(fault.hits(frozenset({before.node}), since_s, until_s) for fault in faults):
+        return True
+    # A node repeats a create that has no answer, and whoever was asked may be a third one. An
+    # answer is given before a delivery begins, so what has kept it back had begun by then, too.
+    sent_s = [
+        op.sent_s
+        for op in timer.creates
+        if op.content == item.content and (op.answered_s is None or op.answered_s > before.began_s)
+    ]
+    if not sent_s:
+        return False
+    since_s = min(*sent_s, before.began_s) - allowance.fault_s
+    return any(fault.hits(frozenset({""}), since_s, until_s) for fault in faults)
+
+
+def _was_repeated(timer: Timer, content: str, since_s: float) -> bool:
     """Is there more than one create, of which one may have been carried out after a moment?"""
     creates = [op for op in timer.creates if op.content == content and op.answer != "refused"]
     return len(creates) > 1 and any(
@@ -232,7 +216,7 @@ def _was_repeated(timer: _Timer, content: str, since_s: float) -> bool:
     )
 
 
-def _stale(timer: _Timer) -> Iterator[Violation]:
+def _stale(timer: Timer) -> Iterator[Violation]:
     """Who looks at a timer is not shown what has certainly been replaced or cancelled before."""
     acknowledged = [op for op in timer.creates + timer.updates if op.answer == "done"]
     for get in timer.gets:
@@ -257,7 +241,7 @@ def _stale(timer: _Timer) -> Iterator[Violation]:
                 yield Violation("stale", timer.id, text)
 
 
-def _conflict(timer: _Timer) -> Iterator[Violation]:
+def _conflict(timer: Timer) -> Iterator[Violation]:
     """Who repeats a create is not told that the timer has other content."""
     if timer.updates or any(op.may_die for op in timer.creates):
         return
@@ -268,7 +252,7 @@ def _conflict(timer: _Timer) -> Iterator[Violation]:
                 yield Violation("conflict", timer.id, text)
 
 
-def _denied(timer: _Timer, history: History, allowance: Allowance) -> Iterator[Violation]:
+def _denied(timer: Timer, history: History, allowance: Allowance) -> Iterator[Violation]:
     """Who asks for a timer that is certainly there is not told that there is none."""
     made_s = min(
         (
@@ -292,7 +276,7 @@ def _denied(timer: _Timer, history: History, allowance: Allowance) -> Iterator[V
         yield Violation("denied", timer.id, f"{op.kind} at {op.sent_s:.3f}: there is no such timer")
 
 
-def _done_though_refused(timer: _Timer) -> Iterator[Violation]:
+def _done_though_refused(timer: Timer) -> Iterator[Violation]:
     answers: dict[str, list[str]] = {}
     for op in timer.creates + timer.updates:
         answers.setdefault(op.content, []).append(op.answer)
@@ -303,7 +287,7 @@ def _done_though_refused(timer: _Timer) -> Iterator[Violation]:
             yield Violation("done though refused", timer.id, text)
 
 
-def _late(timer: _Timer, calm_s: float, late_s: float) -> Iterator[Violation]:
+def _late(timer: Timer, calm_s: float, late_s: float) -> Iterator[Violation]:
     for op in timer.creates:
         if op.sent_s < calm_s or op.answer != "done":
             continue

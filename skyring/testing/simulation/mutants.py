@@ -25,9 +25,11 @@ from skyring.storage.leveldb import LevelDBStorage
 from skyring.storage.log import LogConflict
 from skyring.storage.replica import APPLIED_KEY, write_replica
 from skyring.storage.replicated import ReplicatedStorage
+from skyring.testing.simulation.disk import Disk
 from skyring.testing.simulation.found import FOUND, put
 from skyring.testing.simulation.log import LogServer
 from skyring.timers.delivery import Delivery
+from skyring.timers.record import due_key, split_due_key, timer_key
 from skyring.timers.retry import Gone
 from skyring.timers.schedule import Schedule
 from skyring.timers.state import TimerState
@@ -307,6 +309,53 @@ def _failed_is_done(stack: ExitStack) -> None:
     put(stack, skyring.timers.delivery, "decide", lambda *_: Gone())
 
 
+def _deletes_not_replayed(stack: ExitStack) -> None:
+    """Who reads a log from its beginning on a new disk passes over what deliveries have deleted."""
+    real_wipe, real_conclude = Disk.wipe, Delivery._conclude
+    real_apply, real_all = CatchUp.apply, CatchUp._apply_all
+
+    def wipe(self: Disk) -> None:
+        vars(self)["mutant_new"] = True
+        real_wipe(self)
+
+    async def conclude(self: Delivery, hint: Any, term: int, record: Any, transition: Any) -> bool:
+        if isinstance(transition, Gone):
+            _of_loop("mutant_gone").add(due_key(record.next_ms, hint.id))
+        return await real_conclude(self, hint, term, record, transition)
+
+    async def apply_all(self: CatchUp, after: Any, *more: Any) -> None:
+        files: Any = vars(self._state)["_files"]
+        is_new = vars(files.disk).get("mutant_new", False)
+        new = {slot for slot, sequence in after.items() if is_new and not sequence}
+        vars(self)["mutant_slots"] = new
+        try:
+            await real_all(self, after, *more)
+        finally:
+            vars(self)["mutant_slots"] = set()
+
+    def apply(self: CatchUp, replica: Any, entry: Any, message: Any) -> Any:
+        if message.slot not in vars(self).get("mutant_slots", ()):
+            return real_apply(self, replica, entry, message)
+        after = replica.after(entry, message.sequence, len(message.data))
+        gone = _of_loop("mutant_gone")
+        kept = {key for key, value in entry.writes if value is None and key in gone}
+        kept |= {timer_key(split_due_key(key)[1]) for key in kept}
+        writes = [write for write in entry.writes if write[0] not in kept]
+        mark = (APPLIED_KEY, write_replica(after))
+        return after, self._state.commit(message.slot, [*writes, mark])
+
+    put(stack, Disk, "wipe", wipe)
+    put(stack, Delivery, "_conclude", conclude)
+    put(stack, CatchUp, "_apply_all", apply_all)
+    put(stack, CatchUp, "apply", apply)
+
+
+def _of_loop(name: str) -> set[bytes]:
+    """A set that belongs to one simulation."""
+    found: set[bytes] = vars(asyncio.get_running_loop()).setdefault(name, set())
+    return found
+
+
 MUTANTS: dict[str, Switch] = {
     "expected-sequence fence": _no_fence,
     "lease": _no_lease,
@@ -327,6 +376,7 @@ MUTANTS: dict[str, Switch] = {
     "passed over, not forgotten": _passed_over_and_forgotten,
     "term of a slot": _no_term,
     "retry after failure": _failed_is_done,
+    "deletes on a new disk": _deletes_not_replayed,
     **FOUND,
 }
 """Safety rules by name, and what switches each off."""

@@ -17,7 +17,7 @@ from skyring.testing.simulation.loop import SimulatedLoop
 from skyring.testing.simulation.machine import Machine
 from skyring.testing.simulation.network import Conditions, Server
 from skyring.testing.simulation.plan import DAY_MS, Planned
-from skyring.testing.simulation.receiver import Receivers
+from skyring.testing.simulation.receiver import SLOW_RECEIVER_S, Receivers
 from skyring.timers.record import DUE_PREFIX, due_ms_of
 
 __all__ = ["Nemesis"]
@@ -393,5 +393,5 @@ class Nemesis:
         receivers.failing = self._random.choice((0.0, 0.2, 1.0))
         receivers.silent = self._random.choice((0.0, 0.2))
         receivers.disowned = self._random.choice((0.0, 0.2))
-        receivers.latency_s_max = self._random.choice((0.005, 0.1, 1.0))
+        receivers.latency_s_max = self._random.choice((0.005, 0.1, SLOW_RECEIVER_S))
         self._after(planned.duration_s, receivers.calm)

@@ -11,9 +11,11 @@ from skyring.testing.simulation.loop import SimulatedLoop
 from skyring.testing.simulation.payload import content_of
 from skyring.transports.base import Callback, DeliveryInfo, Outcome, Transport
 
-__all__ = ["Receivers", "SimulatedTransport"]
+__all__ = ["SLOW_RECEIVER_S", "Receivers", "SimulatedTransport"]
 
 NEVER_S = 1e6
+SLOW_RECEIVER_S = 1.0
+"""The most that a message takes there, or back, when receivers are slow."""
 
 
 class Receivers:
