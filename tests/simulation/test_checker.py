@@ -92,6 +92,27 @@ def test_a_cancel_that_was_refused_excuses_nothing() -> None:
     assert story.broken() == ["lost"]
 
 
+def test_a_cancel_of_an_earlier_timer_excuses_nothing() -> None:
+    story = Story().create(1, 2, "old").asked("cancel", 3, 4).create(5, 6, "new")
+    assert story.broken() == ["lost"]
+    assert story.delivered(7, "new").broken() == []
+
+
+def test_a_cancel_without_an_answer_may_come_late() -> None:
+    story = Story().create(1, 2, "old").asked("cancel", 3, None).create(5, 6, "new")
+    assert story.broken() == []
+
+
+def test_a_cancel_that_met_a_create_may_have_come_after_it() -> None:
+    story = Story().create(1, 6).asked("cancel", 3, 4)
+    assert story.broken() == []
+
+
+def test_a_cancel_before_an_update_has_removed_another_timer() -> None:
+    story = Story().create(1, None).asked("cancel", 2, 3).asked("update", 4, 5, "new")
+    assert story.broken() == ["lost"]
+
+
 def test_a_dead_letter_is_not_lost_if_it_went_where_nothing_is_taken() -> None:
     story = Story().create(1, 2)
     story.history.dead.add("t")
@@ -154,6 +175,26 @@ def test_a_delivery_may_have_begun_before_it_was_seen() -> None:
 def test_a_create_without_an_answer_may_come_after_the_cancel() -> None:
     story = Story().create(0, None).create(1, 2).asked("cancel", 3, 4).delivered(5)
     assert story.broken() == []
+
+
+def test_a_later_create_of_other_content_does_not_excuse_what_was_cancelled() -> None:
+    story = Story().create(1, 2, "old").asked("cancel", 3, 4).create(5, 6, "new")
+    story.delivered(7, "new")
+    assert story.broken() == []
+    assert story.delivered(8, "old").broken() == ["after cancel", "content"]
+
+
+def test_the_content_of_an_update_may_come_again_with_a_create_and_an_update() -> None:
+    for update_end_s, create_end_s, rules in (
+        (None, 9, []),
+        (None, 2, ["after cancel"]),
+        (2.5, 9, ["after cancel"]),
+    ):
+        story = Story().create(0, 1).asked("update", 2, update_end_s, "new")
+        story.asked("cancel", 3, 4).create(1, create_end_s)
+        story.delivered(5, "new").delivered(6)
+        found = story.broken()
+        assert ("after cancel" in found) == bool(rules), found
 
 
 # Content
@@ -258,6 +299,15 @@ def test_what_is_being_created_may_be_missing() -> None:
     assert story.broken() == []
 
 
+def test_one_that_is_denied_though_an_earlier_one_was_cancelled_or_delivered() -> None:
+    story = Story().create(1, 2, "old").asked("cancel", 3, 4).create(5, 6, "new")
+    story.asked("get", 7, 8, answer="missing").delivered(9, "new")
+    assert story.broken() == ["denied"]
+    story = Story().create(1, 2, "old").delivered(3, "old").create(5, 6, "new")
+    story.asked("get", 7, 8, answer="missing").delivered(9, "new")
+    assert story.broken() == ["denied"]
+
+
 # Done though refused
 
 
@@ -280,6 +330,13 @@ def test_what_was_cancelled_is_not_shown() -> None:
     story = Story().create(1, 2).asked("cancel", 3, 4)
     assert story.asked("get", 3.5, 5, "v").broken() == []
     assert story.asked("get", 4.5, 5, "v").broken() == ["stale"]
+
+
+def test_what_was_cancelled_is_not_shown_when_the_id_is_used_again() -> None:
+    story = Story().create(1, 2, "old").asked("cancel", 3, 4).create(5, 6, "new")
+    story.delivered(9, "new")
+    assert story.asked("get", 7, 8, "new").broken() == []
+    assert "stale" in story.asked("get", 7, 8, "old").broken()
 
 
 def test_who_repeats_a_create_is_not_told_that_it_is_another() -> None:

@@ -91,9 +91,11 @@ def _lost_before(timer: Timer, next_one: Operation | None, dead: set[str]) -> It
         op for op in timer.creates + timer.updates if op.answer == "done" and is_before(op)
     ]
     until_s = math.inf if next_one is None else next_one.answered_s or math.inf
-    if not acknowledged or timer.may_be_cancelled(until_s):
+    if not acknowledged:
         return
     last = max(acknowledged, key=lambda op: op.sent_s)
+    if timer.may_be_cancelled(last.sent_s, until_s):
+        return
     kept = [
         op
         for op in timer.versions()
@@ -140,14 +142,9 @@ def _after_cancel(timer: Timer, allowance: Allowance) -> Iterator[Violation]:
     for cancel in timer.cancels:
         if cancel.answer != "done" or cancel.answered_s is None:
             continue
-        # A create that is not known to have ended before the cancel may come after it.
-        if any(
-            op.answer in ("done", "unknown")
-            and (op.answered_s is None or op.answered_s > cancel.sent_s)
-            for op in timer.creates
-        ):
-            continue
         for item in timer.deliveries:
+            if timer.may_follow(item.content, cancel):
+                continue
             if item.began_s - allowance.begun_s > cancel.answered_s:
                 text = f"delivered at {item.began_s:.3f}, cancelled at {cancel.answered_s:.3f}"
                 yield Violation("after cancel", timer.id, text)
@@ -231,11 +228,7 @@ def _stale(timer: Timer) -> Iterator[Violation]:
                 cancel.answer == "done"
                 and cancel.answered_s is not None
                 and cancel.answered_s < get.sent_s
-                and all(
-                    op.answered_s is not None and op.answered_s < cancel.sent_s
-                    for op in timer.creates
-                    if op.answer in ("done", "unknown")
-                )
+                and not timer.may_follow(get.content, cancel)
             ):
                 text = f"{get.content} was shown at {get.sent_s:.3f}, when it was cancelled"
                 yield Violation("stale", timer.id, text)
@@ -254,24 +247,30 @@ def _conflict(timer: Timer) -> Iterator[Violation]:
 
 def _denied(timer: Timer, history: History, allowance: Allowance) -> Iterator[Violation]:
     """Who asks for a timer that is certainly there is not told that there is none."""
-    made_s = min(
-        (
-            op.answered_s
-            for op in timer.creates
-            if op.answered_s is not None and op.answer == "done"
-        ),
-        default=None,
-    )
-    if made_s is None or timer.id in history.reported:
+    if timer.id in history.reported:
         return
     for op in timer.cancels + timer.updates + timer.gets:
-        if op.answer != "missing" or op.answered_s is None or op.sent_s < made_s:
+        if op.answer != "missing" or op.answered_s is None:
             continue
-        if timer.may_be_cancelled(op.answered_s):
+        made = [
+            each
+            for each in timer.creates
+            if each.answer == "done"
+            and each.answered_s is not None
+            and each.answered_s <= op.sent_s
+        ]
+        if not made:
+            continue
+        last = max(made, key=lambda each: each.sent_s)
+        if timer.may_be_cancelled(last.sent_s, op.answered_s):
             continue
         until_s = op.answered_s + allowance.begun_s
         may_die = any(each.may_die for each in timer.versions())
-        if any(item.began_s <= until_s and (item.taken or may_die) for item in timer.deliveries):
+        contents = {each.content for each in [last, *timer.updates]}
+        if any(
+            item.content in contents and item.began_s <= until_s and (item.taken or may_die)
+            for item in timer.deliveries
+        ):
             continue
         yield Violation("denied", timer.id, f"{op.kind} at {op.sent_s:.3f}: there is no such timer")
 

@@ -22,10 +22,33 @@ class Timer:
         """All that may have given it content."""
         return [op for op in self.creates + self.updates if op.answer in ("done", "unknown")]
 
-    def may_be_cancelled(self, before_s: float) -> bool:
-        """May a cancel that was sent before a moment have removed it?"""
+    def may_be_cancelled(self, since_s: float, before_s: float) -> bool:
+        """May a cancel that was sent before a moment have removed what was there since another?
+
+        One that had its answer by then has removed what was there before. One without an answer
+        may come to effect at any time.
+        """
         return any(
-            op.answer in ("done", "unknown") and op.sent_s <= before_s for op in self.cancels
+            op.answer in ("done", "unknown")
+            and op.sent_s <= before_s
+            and (op.answered_s is None or op.answered_s >= since_s)
+            for op in self.cancels
+        )
+
+    def may_follow(self, content: str, cancel: Operation) -> bool:
+        """May a timer have got this content after a cancel that was acknowledged?
+
+        By a create that is not known to have ended before the cancel was sent. Or by such an
+        update, of what any such create has made.
+        """
+
+        def is_open(op: Operation) -> bool:
+            return op.answered_s is None or op.answered_s > cancel.sent_s
+
+        late = [op for op in self.versions() if is_open(op)]
+        made = [op for op in late if op.content == content]
+        return any(op.kind == "create" for op in made) or (
+            bool(made) and any(op.kind == "create" for op in late)
         )
 
 
