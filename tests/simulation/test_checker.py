@@ -113,6 +113,18 @@ def test_a_cancel_before_an_update_has_removed_another_timer() -> None:
     assert story.broken() == ["lost"]
 
 
+def test_what_was_delivered_long_before_it_was_made_again_is_lost() -> None:
+    story = Story().create(1, None).delivered(5).create(20, 21)
+    assert story.broken(Allowance(record_s=16)) == []
+    assert story.broken(Allowance(record_s=14)) == ["lost"]
+    story.fault(5.5, 30, "a")  # it may have been recorded at any time then
+    assert story.broken(Allowance(record_s=14)) == []
+
+
+def test_a_create_that_is_answered_when_its_timer_has_been_delivered() -> None:
+    assert Story().create(1, 21).delivered(5).broken(Allowance(record_s=2)) == []
+
+
 def test_a_dead_letter_is_not_lost_if_it_went_where_nothing_is_taken() -> None:
     story = Story().create(1, 2)
     story.history.dead.add("t")
@@ -220,6 +232,11 @@ def test_a_timer_that_nobody_has_asked_for() -> None:
 
 def test_a_create_without_an_answer_is_known_by_its_content() -> None:
     assert Story().create(1, None, timer="").delivered(3).broken() == []
+
+
+def test_one_create_makes_one_timer() -> None:
+    story = Story().create(1, None, timer="").delivered(3, timer="a")
+    assert story.delivered(4, timer="b").broken() == ["content"]
 
 
 # Duplicates

@@ -49,7 +49,7 @@ def check(history: History, allowance: Allowance | None = None) -> list[Violatio
         Violation("failure", "", f"at {when_s:.3f}: {why}") for when_s, why in history.failures
     ]
     for timer in timers_of(history):
-        found += _lost(timer, history)
+        found += _lost(timer, history, allowance)
         found += _early(timer)
         found += _after_cancel(timer, allowance)
         found += _content(timer, allowance)
@@ -63,7 +63,7 @@ def check(history: History, allowance: Allowance | None = None) -> list[Violatio
     return found
 
 
-def _lost(timer: Timer, history: History) -> Iterator[Violation]:
+def _lost(timer: Timer, history: History, allowance: Allowance) -> Iterator[Violation]:
     """What was acknowledged last is delivered, or the timer is a dead letter.
 
     An id is free again when its timer is gone, so the same holds for what was acknowledged before
@@ -71,13 +71,15 @@ def _lost(timer: Timer, history: History) -> Iterator[Violation]:
     """
     if timer.id in history.reported:
         return
-    yield from _lost_before(timer, None, history.dead)
+    yield from _lost_before(timer, None, history, allowance)
     for op in timer.creates:
         if op.answer == "done":
-            yield from _lost_before(timer, op, history.dead)
+            yield from _lost_before(timer, op, history, allowance)
 
 
-def _lost_before(timer: Timer, next_one: Operation | None, dead: set[str]) -> Iterator[Violation]:
+def _lost_before(
+    timer: Timer, next_one: Operation | None, history: History, allowance: Allowance
+) -> Iterator[Violation]:
     """Was anything lost before another timer had the id (None: before the end)?"""
 
     def is_before(op: Operation) -> bool:
@@ -103,15 +105,34 @@ def _lost_before(timer: Timer, next_one: Operation | None, dead: set[str]) -> It
         and (next_one is None or op.content != next_one.content)
         and not _is_superseded(op, acknowledged, None)
     ]
-    if timer.id in dead and any(op.may_die for op in kept):
+    if timer.id in history.dead and any(op.may_die for op in kept):
         return
     final = {op.content for op in kept}
     if not any(
-        item.taken and item.content in final and item.began_s <= until_s
+        item.taken
+        and item.content in final
+        and item.began_s <= until_s
+        and _is_under_way(item, last.sent_s, history.faults, allowance)
         for item in timer.deliveries
     ):
         text = f"{last.content} was acknowledged at {last.answered_s:.3f} and never delivered"
         yield Violation("lost", timer.id, text)
+
+
+def _is_under_way(
+    item: Delivery, moment_s: float, faults: list[Fault], allowance: Allowance
+) -> bool:
+    """May a delivery be that of a timer which was there at a moment, or later?
+
+    A timer is there until its delivery is recorded. A create that comes in between is answered as
+    one that is done already; one that comes afterwards makes another timer.
+    """
+    recorded_s = item.began_s + allowance.record_s
+    if recorded_s >= moment_s:
+        return True
+    nodes = frozenset({item.node})
+    since_s = item.began_s - allowance.fault_s
+    return any(fault.hits(nodes, since_s, recorded_s) for fault in faults)
 
 
 def _is_superseded(op: Operation, acknowledged: list[Operation], before_s: float | None) -> bool:
@@ -268,7 +289,10 @@ def _denied(timer: Timer, history: History, allowance: Allowance) -> Iterator[Vi
         may_die = any(each.may_die for each in timer.versions())
         contents = {each.content for each in [last, *timer.updates]}
         if any(
-            item.content in contents and item.began_s <= until_s and (item.taken or may_die)
+            item.content in contents
+            and item.began_s <= until_s
+            and (item.taken or may_die)
+            and _is_under_way(item, last.sent_s, history.faults, allowance)
             for item in timer.deliveries
         ):
             continue

@@ -65,8 +65,10 @@ def timers_of(history: History) -> list[Timer]:
         found = timers.get(delivery.id)
         if found is None:
             found = timers[delivery.id] = Timer(delivery.id)
-            made_by = unknown.get(delivery.content)
-            if made_by is not None:  # its create was never answered: now its id is known
+            made_by = unknown.pop(delivery.content, None)
+            # Its create was never answered: now its id is known. Whoever was asked has given it one
+            # id, and repeats the request with it, so nobody has asked for a second one.
+            if made_by is not None:
                 found.creates.append(made_by)
         found.deliveries.append(delivery)
     return list(timers.values())
