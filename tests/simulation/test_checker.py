@@ -381,7 +381,37 @@ def test_late_when_all_is_calm() -> None:
     assert story.broken(Allowance(late_s=4)) == []
     assert story.broken(Allowance(late_s=3.9)) == ["late"]
     story.history.calm_s = 2.5
-    assert story.broken(Allowance(late_s=3.9)) == [], "it was made before"
+    assert story.broken(Allowance(late_s=3.9)) == ["late"], "it was made before, and is due then"
+    assert story.broken(Allowance(late_s=3.9, queue_s=0.2)) == []
+    story.history.calm_s = 5.5
+    assert story.broken(Allowance(late_s=3.9)) == [], "it was due before"
+
+
+def test_an_update_is_punctual_too() -> None:
+    story = Story().create(1, 2, "old").asked("update", 3, 4, "new").delivered(12, "new")
+    story.history.deliveries[0].due_ms = 9_000
+    story.history.calm_s = 5
+    assert story.broken(Allowance(late_s=2.9)) == ["late"]
+
+
+def test_clocks_that_were_set_end_the_calm() -> None:
+    for end_ms, rules in ((7_000, ["late"]), (6_500, [])):
+        story = Story().create(1, 2).delivered(90)
+        story.history.deliveries[0].due_ms = 6_000
+        story.history.calm_s, story.history.calm_ms = 5, (5_000, end_ms)
+        assert story.broken(Allowance(late_s=1)) == rules
+
+
+def test_a_node_that_takes_a_timer_for_due_too_late() -> None:
+    story = Story().create(2, 3, due_ms=5_000).delivered(9)
+    story.history.deliveries[0].due_ms = 9_000
+    story.history.calm_s = 1
+    assert story.broken(Allowance(late_s=3)) == [], "it may have been made when it was answered"
+    assert story.broken(Allowance(late_s=2.9)) == ["late"]
+    story.history.calm_s = None
+    assert story.broken(Allowance(late_s=2.9)) == [], "clocks may have been set"
+    story.history.operations[0].due_latest_ms = 6_000
+    assert story.broken(Allowance(late_s=2.9)) == ["late"]
 
 
 def test_a_failure_of_a_node() -> None:

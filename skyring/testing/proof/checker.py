@@ -39,6 +39,8 @@ class Allowance(NamedTuple):
     because of a fault that had begun when it was made."""
     late_s: float | None = None
     """When all is calm a delivery begins so soon after it is due; None: that is not checked."""
+    queue_s: float = 0.0
+    """One that was asked for before may have to wait for so much longer, behind others."""
 
 
 def check(history: History, allowance: Allowance | None = None) -> list[Violation]:
@@ -58,8 +60,8 @@ def check(history: History, allowance: Allowance | None = None) -> list[Violatio
         found += _done_though_refused(timer)
         found += _stale(timer)
         found += _conflict(timer)
-        if history.calm_s is not None and allowance.late_s is not None:
-            found += _late(timer, history.calm_s, allowance.late_s)
+        if allowance.late_s is not None:
+            found += _late(timer, history, allowance.late_s, allowance.queue_s)
     return found
 
 
@@ -310,14 +312,58 @@ def _done_though_refused(timer: Timer) -> Iterator[Violation]:
             yield Violation("done though refused", timer.id, text)
 
 
-def _late(timer: Timer, calm_s: float, late_s: float) -> Iterator[Violation]:
-    for op in timer.creates:
-        if op.sent_s < calm_s or op.answer != "done":
+def _late(timer: Timer, history: History, late_s: float, queue_s: float) -> Iterator[Violation]:
+    """When all is calm deliveries are punctual, and no node takes a timer for due too late."""
+    made: dict[str, list[Operation]] = {}
+    for op in timer.versions():
+        made.setdefault(op.content, []).append(op)
+    for content, operations in made.items():
+        if all(op.answer != "done" for op in operations):
             continue
-        first = next((item for item in timer.deliveries if item.content == op.content), None)
-        if first is not None and first.due_ms and first.clock_ms > first.due_ms + late_s * 1000:
-            text = f"{op.content} {first.clock_ms - first.due_ms} ms after it was due"
+        first = next((item for item in timer.deliveries if item.content == content), None)
+        if first is None:
+            continue
+        is_new = history.calm_s is not None and operations[0].sent_s >= history.calm_s
+        latest_ms = _due_latest_ms(operations, is_new=is_new)
+        due_ms = min(first.due_ms or math.inf, latest_ms)
+        if first.due_ms > latest_ms + late_s * 1000:
+            text = f"{content} is due {first.due_ms - latest_ms} ms later than was asked for"
             yield Violation("late", timer.id, text)
+            continue
+        allowed_s = late_s if is_new else late_s + queue_s
+        if due_ms == math.inf or first.clock_ms <= due_ms + allowed_s * 1000:
+            continue
+        if is_new or _is_due_in_calm(due_ms + allowed_s * 1000, due_ms, first, history):
+            text = f"{content} {first.clock_ms - due_ms} ms after it was due"
+            yield Violation("late", timer.id, text)
+
+
+def _due_latest_ms(operations: list[Operation], *, is_new: bool) -> float:
+    """By what its clients know a content is due then, at the latest; infinity if they do not.
+
+    Where clocks cannot have been changed, no clock has gone on by more than a request took.
+    """
+    latest_ms = 0.0
+    for op in operations:
+        if op.answered_s is None:
+            return math.inf
+        took_ms = math.ceil(1000 * (op.answered_s - op.sent_s))
+        if op.due_latest_ms:
+            latest_ms = max(latest_ms, op.due_latest_ms)
+        elif is_new and op.due_ms and len(operations) == 1:
+            latest_ms = op.due_ms + took_ms
+        else:
+            return math.inf
+    return latest_ms
+
+
+def _is_due_in_calm(late_ms: float, due_ms: float, item: Delivery, history: History) -> bool:
+    """Was there calm from when a delivery was due to when it would have been late?"""
+    if history.calm_s is None:
+        return False
+    if history.calm_ms is not None:
+        return history.calm_ms[0] <= due_ms and late_ms <= history.calm_ms[1]
+    return due_ms >= item.clock_ms - 1000 * (item.began_s - history.calm_s)
 
 
 def _epochs(history: History) -> Iterator[Violation]:

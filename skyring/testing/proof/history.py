@@ -40,6 +40,8 @@ class Operation:
     """Is it sent where nothing is ever taken, so that it ends as a dead letter?"""
     is_large: bool = False
     """May it be refused for its size?"""
+    due_latest_ms: int = 0
+    """Whoever delivers it takes it for due then, at the latest; 0 if that is not known."""
 
     def ended(self, answer: Answer, now_s: float) -> None:
         """There is an answer. One that is ``unknown`` may come to effect at any later time."""
@@ -119,6 +121,9 @@ class History:
     """Timers whose loss the nodes have reported (damaged files)."""
     calm_s: float | None = None
     """From when on nothing was done to the system, and it had had its time to settle."""
+    calm_ms: tuple[int, int] | None = None
+    """By the clocks of all nodes: since then, and until they were set to another time. None: they
+    were not set."""
 
     def note(self, now_s: float, text: str) -> None:
         """Write something down."""

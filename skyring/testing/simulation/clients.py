@@ -25,7 +25,7 @@ from skyring.testing.simulation.clock import EPOCH_MS
 from skyring.testing.simulation.loop import SimulatedLoop
 from skyring.testing.simulation.machine import Machine
 from skyring.testing.simulation.payload import ENVELOPE_BYTES, content_of, payload_of
-from skyring.testing.simulation.plan import DAY_MS, SeedPlan
+from skyring.testing.simulation.plan import BULK_MAX, DAY_MS, SeedPlan
 from skyring.timers.record import timer_slot
 from skyring.timers.request import BulkEntry
 from skyring.timers.service import Created
@@ -35,7 +35,6 @@ __all__ = ["Clients"]
 
 CLIENT_TIMEOUT_S = 30.0
 """Then a client gives up."""
-BULK_MAX = 60
 REPEATS_MAX = 4
 DESTINATIONS = ("a", "b", "c")
 
@@ -96,7 +95,7 @@ class Clients:
             self._history.failures.append((self._loop.time(), why))
 
     def set_due(self) -> None:
-        """Work out when timers with a relative time-out may be delivered at the earliest.
+        """Work out when timers with a relative time-out are due, at the earliest and the latest.
 
         By the clock of whoever carried the operation out, which was one of them.
         """
@@ -117,6 +116,13 @@ class Clients:
             waited_ms = 1 + int(1000 * (until_s - operation.sent_s) * 0.000_2)
             sent_ms = math.floor(operation.sent_s * 1000)
             operation.due_ms = EPOCH_MS + sent_ms + ahead_ms + timeout_ms - waited_ms
+            if operation.answered_s is not None:
+                ahead_ms = max(
+                    machine.clock.offset_max_ms(operation.sent_s, operation.answered_s)
+                    for machine in self._carriers(writers, operation, operation.answered_s)
+                )
+                answered_ms = math.ceil(operation.answered_s * 1000)
+                operation.due_latest_ms = EPOCH_MS + answered_ms + ahead_ms + timeout_ms
 
     def _writers(self) -> dict[int, list[tuple[float, str]]]:
         """When who has written to the log of each slot."""
@@ -247,7 +253,7 @@ class Clients:
             self._relative.append((operation, timeout_ms))
         else:
             request = BulkEntry(self._callback(operation), at=at_ms, data=self._data(operation))
-            operation.due_ms = at_ms
+            operation.due_ms = operation.due_latest_ms = at_ms
         machine = machine or self._machine()
         operation.node = machine.name
         result = await self._ask(machine, lambda node: node.service.create(request, timer_id))

@@ -49,9 +49,16 @@ class SimulatedClock(Clock):
 
     def offset_min_ms(self, start_s: float, end_s: float) -> int:
         """The least that it was ahead between two moments."""
-        low = self.offset_ms
+        return min(self._offsets_ms(start_s, end_s))
+
+    def offset_max_ms(self, start_s: float, end_s: float) -> int:
+        """The most that it was ahead between two moments."""
+        return max(self._offsets_ms(start_s, end_s))
+
+    def _offsets_ms(self, start_s: float, end_s: float) -> list[int]:
+        found = []
         for index, (since_s, offset_ms) in enumerate(self.offsets):
             next_s = self.offsets[index + 1][0] if index + 1 < len(self.offsets) else end_s + 1
             if since_s <= end_s and next_s >= start_s:
-                low = min(low, offset_ms)
-        return low
+                found.append(offset_ms)
+        return found or [self.offset_ms]

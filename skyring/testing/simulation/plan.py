@@ -22,7 +22,7 @@ from skyring.settings import (
 )
 from skyring.storage.replicated import ReplicationLimits
 
-__all__ = ["FAULTS", "Planned", "SeedPlan", "make_plan"]
+__all__ = ["BULK_MAX", "FAULTS", "Planned", "SeedPlan", "make_plan"]
 
 ALONE = ("kill", "power cut", "stall", "stop", "slow disk", "failing disk", "clock", "receivers")
 RING = (
@@ -46,6 +46,8 @@ RING = (
 FAULTS = ALONE + RING
 """Kinds of faults."""
 DAY_MS = 86_400_000
+BULK_MAX = 60
+"""Timers in one bulk create."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,12 @@ class SeedPlan:
         """How long it takes to deliver everything, one after the other."""
         together = self.settings.delivery.in_flight_per_destination_max
         return 2 * (2 * self.timers) * self.latency_s_max / together
+
+    @property
+    def queue_s(self) -> float:
+        """How long a timer that is punctual may wait, of a bulk that is due at one time."""
+        together = self.settings.delivery.in_flight_per_destination_max
+        return BULK_MAX * self.latency_s_max / together
 
 
 def make_plan(seed: int) -> SeedPlan:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
-import logging
 import sys
 import time
 import warnings
@@ -22,18 +21,21 @@ from skyring.testing.proof.history import History
 from skyring.testing.simulation.clients import Clients
 from skyring.testing.simulation.indexes import index_faults
 from skyring.testing.simulation.log import LogServer
-from skyring.testing.simulation.loop import Deadlock, SimulatedLoop, current_process
+from skyring.testing.simulation.loop import Deadlock, SimulatedLoop
 from skyring.testing.simulation.machine import Machine
 from skyring.testing.simulation.nemesis import Nemesis
 from skyring.testing.simulation.network import Server, Wire
 from skyring.testing.simulation.plan import SeedPlan, make_plan
 from skyring.testing.simulation.receiver import SLOW_RECEIVER_S, Receivers
+from skyring.testing.simulation.watch import watching
 from skyring.timers.pages import Page
 
 __all__ = ["Played", "Simulation", "allowance_of", "run_seed"]
 
-SETTLE_S = 60.0
-"""Time allowed after the last fault, beside some leases."""
+SETTLE_S = 10.0
+"""Time allowed after the last fault, beside two leases and a request to the log."""
+READ_S = 60.0
+"""Time allowed to a list of all timers."""
 LATE_S = 1.0
 """When all is well a timer is delivered so soon after it is due."""
 SLOW_WRITE_S = 2.0
@@ -46,13 +48,6 @@ HOLDERS_PER_LEASE = 0.02
 """Part of a lease after which it is looked again who acts for which slot."""
 AFTER_CLAIM_S = (0.003, 0.01)
 """So soon after a claim as well."""
-EXPECTED_ERRORS = (
-    "a write failed",
-    "the node has failed",
-    "the due index of slot",
-    "a delivery does not end",
-)
-"""What a node may have to say when its disk fails or it was stalled; anything else is a defect."""
 PAGE = 1_000
 
 
@@ -74,27 +69,6 @@ class Played:
     def digest(self) -> str:
         """The same whenever the same has happened."""
         return hashlib.sha256("\n".join(self.history.lines()).encode()).hexdigest()[:16]
-
-
-class _Watch(logging.Handler):
-    """Has the history tell what nodes log: always defects, and if wanted everything."""
-
-    def __init__(self, loop: SimulatedLoop, history: History, *, everything: bool) -> None:
-        super().__init__(logging.DEBUG if everything else logging.ERROR)
-        self._loop = loop
-        self._history = history
-        self._everything = everything
-
-    def emit(self, record: logging.LogRecord) -> None:
-        process = current_process()
-        where = "" if process is None else f"{process.name}  "
-        text = f"{where}{record.levelname.lower()}: {record.getMessage()}"
-        is_defect = record.exc_info or not record.getMessage().startswith(EXPECTED_ERRORS)
-        if record.levelno >= logging.ERROR and is_defect:
-            error = record.exc_info[1] if record.exc_info else ""
-            self._history.failures.append((self._loop.time(), f"{text} {error!r}"))
-        elif self._everything:
-            self._history.note(self._loop.time(), text)
 
 
 class Simulation:
@@ -159,10 +133,11 @@ class Simulation:
         if not plan.faults and not plan.absent:
             self._check_answers()
         self.nemesis.mend()
-        patience_s = SETTLE_S + 5 * plan.lease_s
+        request_s = plan.settings.nats.request_timeout_ms / 1000
+        patience_s = SETTLE_S + request_s + 2 * plan.lease_s
         self.history.note(self.loop.time(), "all is mended")
         # What was asked of the log in the last moment of a fault has its time.
-        await asyncio.sleep(plan.settings.nats.request_timeout_ms / 1000)
+        await asyncio.sleep(request_s)
         if not await self._until(self._is_settled, patience_s):
             self._fail("the ring has not settled")
             return
@@ -170,6 +145,7 @@ class Simulation:
             self._fail("what is due is not delivered")
         self._check_indexes()
         self.history.calm_s = self.loop.time()
+        calm_ms = self.machines[0].clock.ceil_ms()
         self.history.note(self.loop.time(), "all is calm")
         await asyncio.gather(
             *(
@@ -179,12 +155,13 @@ class Simulation:
             )
         )
         await asyncio.sleep(PROBE_S_MAX + 2 * LATE_S)
+        self.history.calm_ms = (calm_ms, self.machines[0].clock.now_ms())
         self._go_to_the_end()
         if not await self._until(self._is_empty, patience_s + plan.backlog_s):
             self._fail(f"{len(self.history.pending)} timers are pending when all are due")
         self._check_indexes()
         await self._read_dead_letters()
-        await self._stop_all(patience_s)
+        await self._stop_all(patience_s + plan.settings.shutdown.drain_ms / 1000)
 
     def _claimed(self) -> None:
         for after_s in AFTER_CLAIM_S:
@@ -264,7 +241,7 @@ class Simulation:
         cursor: str | None = None
         while True:
             task = machine.process.spawn(read(PAGE, cursor))
-            await asyncio.wait([task], timeout=SETTLE_S)
+            await asyncio.wait([task], timeout=READ_S)
             if not task.done() or task.cancelled() or task.exception() is not None:
                 return None
             page: Page = task.result()
@@ -327,7 +304,10 @@ def allowance_of(plan: SeedPlan) -> Allowance:
         plan.settings.delivery.timeout_ms / 1000, 2 * max(SLOW_RECEIVER_S, plan.latency_s_max)
     )
     return Allowance(
-        fault_s=2 * plan.lease_s + 2.0, record_s=answer_s + SLOW_WRITE_S, late_s=LATE_S
+        fault_s=2 * plan.lease_s + 2.0,
+        record_s=answer_s + SLOW_WRITE_S,
+        late_s=LATE_S,
+        queue_s=plan.queue_s,
     )
 
 
@@ -335,7 +315,7 @@ def _play(plan: SeedPlan, *, verbose: bool) -> tuple[History, float]:
     loop = SimulatedLoop()
     simulation = Simulation(plan, loop)
     history = simulation.history
-    with _watching(loop, history, everything=verbose):
+    with watching(loop, history, everything=verbose):
         try:
             loop.run_until_complete(simulation.play())
         except Deadlock as error:
@@ -381,19 +361,3 @@ def _collect() -> None:
     """In a thread of its own: in the main one, asyncio makes a loop for a task that asks for it."""
     gc.collect()
     gc.collect()
-
-
-@contextmanager
-def _watching(loop: SimulatedLoop, history: History, *, everything: bool) -> Iterator[None]:
-    logger = logging.getLogger("skyring")
-    watch = _Watch(loop, history, everything=everything)
-    before, propagated = logger.level, logger.propagate
-    logger.addHandler(watch)
-    logger.setLevel(watch.level)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(watch)
-        logger.setLevel(before)
-        logger.propagate = propagated
