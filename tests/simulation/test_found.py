@@ -42,6 +42,7 @@ from tests.simulation.seeds import play
         5948,
         6140,
         6935,
+        6943,
     ],
 )
 def test_a_seed_that_has_found_something(seed: int) -> None:

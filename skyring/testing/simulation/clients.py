@@ -10,17 +10,10 @@ from typing import Any
 
 import msgspec
 
-from skyring.errors import (
-    Conflict,
-    DeliveryInProgress,
-    NotFound,
-    SkyringError,
-    TooLarge,
-    Unavailable,
-    Uncertain,
-)
+from skyring.errors import SkyringError
 from skyring.node import Node
-from skyring.testing.proof.history import Answer, History, Operation, OperationKind
+from skyring.testing.proof.history import History, Operation, OperationKind
+from skyring.testing.simulation.answers import NobodyListens, answer_of
 from skyring.testing.simulation.clock import EPOCH_MS
 from skyring.testing.simulation.loop import SimulatedLoop
 from skyring.testing.simulation.machine import Machine
@@ -63,6 +56,8 @@ class Clients:
         self._random = random
         self._machines = machines
         self._history = history
+        self.unheard: set[int] = set()
+        """Operations that no node has heard of: whoever was asked did not run."""
         self._made = 0
         self._relative: list[tuple[Operation, int]] = []
         """Operations with a relative time-out, milliseconds."""
@@ -311,7 +306,9 @@ class Clients:
         return operation
 
     def _end(self, operation: Operation, result: Any) -> None:
-        operation.ended(_answer(result), self._loop.time())
+        operation.ended(answer_of(result), self._loop.time())
+        if isinstance(result, NobodyListens):
+            self.unheard.add(id(operation))
         if isinstance(result, Exception) and not isinstance(result, (SkyringError, TimeoutError)):
             why = f"{operation.node} answers {operation.kind} with {result!r}"
             self._history.failures.append((self._loop.time(), why))
@@ -320,7 +317,7 @@ class Clients:
         """What a node answers; its error; TimeoutError if it does not."""
         node, process = machine.node, machine.process
         if not machine.is_serving or node is None or process is None:
-            return Unavailable("nobody listens")
+            return NobodyListens("nobody listens")
         task = process.spawn(work(node))
         await asyncio.wait([task], timeout=CLIENT_TIMEOUT_S)
         if not task.done():
@@ -383,17 +380,3 @@ def _forget(task: asyncio.Task[Any]) -> None:
     """Nobody wants to know any more."""
     if not task.cancelled():
         task.exception()
-
-
-def _answer(result: Any) -> Answer:
-    if not isinstance(result, BaseException):
-        return "done"
-    if isinstance(result, NotFound):
-        return "missing"
-    if isinstance(result, DeliveryInProgress):
-        return "busy"
-    if isinstance(result, Conflict):
-        return "conflict"
-    if isinstance(result, (TooLarge, Unavailable)) and not isinstance(result, Uncertain):
-        return "refused"
-    return "unknown"

@@ -6,18 +6,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from random import Random
 
 from skyring.storage.entry import Entry
-from skyring.testing.proof.history import Fault, History
 from skyring.testing.simulation.clock import EPOCH_MS
 from skyring.testing.simulation.disk import LATENCY_S_MAX
-from skyring.testing.simulation.log import LogConditions, LogServer
-from skyring.testing.simulation.loop import SimulatedLoop
+from skyring.testing.simulation.harm import Harm
+from skyring.testing.simulation.log import LogConditions
 from skyring.testing.simulation.machine import Machine
-from skyring.testing.simulation.network import Conditions, Server
+from skyring.testing.simulation.network import Conditions
 from skyring.testing.simulation.plan import DAY_MS, Planned
-from skyring.testing.simulation.receiver import SLOW_RECEIVER_S, Receivers
+from skyring.testing.simulation.receiver import SLOW_RECEIVER_S
+from skyring.testing.simulation.watch import FELT_S
 from skyring.timers.record import DUE_PREFIX, due_ms_of
 
 __all__ = ["Nemesis"]
@@ -29,37 +28,8 @@ BLACK_HOLE_S_MAX = 4.0
 """A connection in which nothing arrives is given up after this time."""
 
 
-class Nemesis:
-    """Harms machines, the network, the log, disks, clocks and receivers.
-
-    Args:
-        loop: whose time it is.
-        random: for the details.
-        machines: all of them.
-        server: the network.
-        log: the stream.
-        receivers: who takes the timers.
-        history: told of each fault.
-    """
-
-    def __init__(
-        self,
-        loop: SimulatedLoop,
-        random: Random,
-        machines: Sequence[Machine],
-        server: Server,
-        log: LogServer,
-        receivers: Receivers,
-        history: History,
-    ) -> None:
-        self._loop = loop
-        self._random = random
-        self._machines = machines
-        self._server = server
-        self._log = log
-        self._receivers = receivers
-        self._history = history
-        self.is_over = False
+class Nemesis(Harm):
+    """Harms machines, the network, the log, disks, clocks and receivers, as a plan says."""
 
     def plan(self, faults: Sequence[Planned]) -> None:
         """Have them all come in their time."""
@@ -70,7 +40,8 @@ class Nemesis:
         """A node has failed: it is started again a little later."""
         now_s = self._loop.time()
         broken = any(
-            fault.kind == "failing disk" and fault.hits(frozenset((machine.name,)), 0, now_s)
+            fault.kind == "failing disk"
+            and fault.hits(frozenset((machine.name,)), now_s - FELT_S, now_s)
             for fault in self._history.faults
         )
         if broken and reason.startswith("storage"):
@@ -110,20 +81,6 @@ class Nemesis:
             self, "begin_" + planned.kind.replace(" ", "_")
         )
         begin(planned, self._machines[planned.machine])
-
-    def _fault(self, kind: str, machine: Machine | None, duration_s: float) -> Fault:
-        now_s = self._loop.time()
-        nodes = frozenset() if machine is None else frozenset((machine.name,))
-        fault = Fault(kind, now_s, now_s + duration_s, nodes)
-        self._history.faults.append(fault)
-        return fault
-
-    def _after(self, duration_s: float, end: Callable[[], object]) -> None:
-        def ended() -> None:
-            if not self.is_over:
-                end()
-
-        self._loop.later(duration_s, ended)
 
     # Processes
 
@@ -238,7 +195,7 @@ class Nemesis:
             wire.conditions.lost_out = 1.0
 
         self._after(planned.duration_s, mute)
-        self._after(duration_s, wire.calm)
+        self._after(duration_s, partial(self._calm_wire, machine))
 
     def _one_way(self, planned: Planned, machine: Machine, way: str) -> None:
         wire = machine.wire
@@ -257,6 +214,8 @@ class Nemesis:
     def begin_pair(self, planned: Planned, machine: Machine) -> None:
         """Of two nodes one does not hear the other, though both reach the server."""
         other = self._machines[planned.other]
+        if other is machine:
+            other = self._machines[(planned.other + 1) % len(self._machines)]
         pair = (machine.name, other.name)
         self._fault("pair", machine, planned.duration_s)
         self._fault("pair", other, planned.duration_s)
@@ -316,8 +275,7 @@ class Nemesis:
             conditions.lost_in = self._random.choice((0.0, 0.02, 0.2))
             conditions.doubled = self._random.choice((0.0, 0.1))
             conditions.is_reordered = self._random.random() < 0.5
-            wire = each.wire
-            self._after(planned.duration_s, wire.calm)
+            self._after(planned.duration_s, partial(self._calm_wire, each))
 
     def begin_log_away(self, planned: Planned, _: Machine) -> None:
         """The log has no leader, or nobody hears what it answers."""
@@ -355,14 +313,6 @@ class Nemesis:
         """It refuses without a reason, and does not answer what it has done."""
         self._log.conditions.refused = self._random.choice((0.0, 0.2))
         self._log_fault(planned, "unanswered", self._random.choice((0.05, 0.3)))
-
-    def _log_fault(self, planned: Planned, name: str, value: float | bool) -> None:
-        self._fault(planned.kind, None, planned.duration_s)
-        setattr(self._log.conditions, name, value)
-        self._after(planned.duration_s, self._calm_log)
-
-    def _calm_log(self) -> None:
-        self._log.conditions = LogConditions()
 
     # Machines
 

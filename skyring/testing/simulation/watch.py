@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from skyring.testing.proof.history import History
 from skyring.testing.simulation.loop import Process, SimulatedLoop, current_process
 
-__all__ = ["watching"]
+__all__ = ["FELT_S", "watching"]
 
 EXPLAINED_BY = {
     "a write failed": ("failing disk",),
