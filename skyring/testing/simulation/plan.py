@@ -49,6 +49,9 @@ DAY_MS = 86_400_000
 BULK_MAX = 60
 """Timers in one bulk create."""
 
+MANY, MANY_TIMERS = 0.02, (2_000, 3_000)
+"""Part of the seeds with a few thousand timers, and how many these are."""
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -112,6 +115,9 @@ def make_plan(seed: int) -> SeedPlan:
     machines = random.choice((3, 3, 3, 4, 5, 5, 7)) if is_ring else 1
     load_s = random.uniform(15, 45) * pace
     count = int(random.choice((60, 150, 150, 300, 300, 600, 2_000)) * random.uniform(0.5, 1.0))
+    many = Random(f"many timers {seed}")
+    if many.random() < MANY:
+        count = many.randint(*MANY_TIMERS)
     latency_s_max = random.choice((0.005, 0.05, 0.5))
     return SeedPlan(
         seed=seed,
