@@ -222,6 +222,15 @@ class Nemesis(Harm):
         self._server.blocked.add(pair)
         self._after(planned.duration_s, lambda: self._server.blocked.discard(pair))
 
+    def begin_split(self, planned: Planned, _: Machine) -> None:
+        """Two groups of nodes do not hear each other, though all reach the server."""
+        names = [machine.name for machine in self._machines]
+        group = set(self._random.sample(names, self._random.randint(1, len(names) - 1)))
+        pairs = {(a, b) for a in names for b in names if (a in group) != (b in group)}
+        self._fault("split", None, planned.duration_s)
+        self._server.blocked |= pairs
+        self._after(planned.duration_s, lambda: self._server.blocked.difference_update(pairs))
+
     def begin_rivals(self, planned: Planned, machine: Machine) -> None:
         """Two nodes that do not hear each other want the slots of one that dies.
 

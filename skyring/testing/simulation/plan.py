@@ -36,6 +36,7 @@ RING = (
     "lag",
     "pair",
     "rivals",
+    "split",
     "no connections",
     "bad network",
     "log away",
