@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 
 import pytest
 import typer
 
 from skyring.bench import chaos_cli
+from skyring.bench.chaos import sandbox
 from skyring.bench.chaos.blows import FILES, Blow, blows, kind_in, strike
 from skyring.bench.chaos.damage import _judge
 from skyring.bench.chaos.faults import FAULTS
@@ -284,3 +286,32 @@ def test_without_matplotlib_there_is_no_report(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BenchError, match="pip install 'skyring\\[chaos\\]'"):
         require_matplotlib()
+
+
+def test_whoever_is_not_root_is_told_so_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1_000)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sandbox, "SBIN", ())
+    said = sandbox.missing_requirement()
+    assert said is not None
+    assert "run it as root" in said
+    assert "apt install" not in said
+
+
+def test_tools_are_found_that_are_not_in_the_path_of_all_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(sandbox, "SBIN", (str(tmp_path / "sbin"),))
+    said = sandbox.missing_requirement()
+    assert said is not None
+    assert "apt install" in said
+    (tmp_path / "sbin").mkdir()
+    for tool in sandbox.TOOLS:
+        program = tmp_path / "sbin" / tool
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+    assert sandbox.missing_requirement() is None
+    host = sandbox.Host("n1", "10.77.0.10")
+    assert host.command(["true"])[0] == str(tmp_path / "sbin" / "nsenter")

@@ -37,6 +37,9 @@ TOOLS = {
     "cc": "gcc libc6-dev",
 }
 """Programs that are needed, and the Debian packages that have them."""
+SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+"""Where ``ip`` and ``iptables`` are; Debian has it not in the PATH of all users (nor of ``su``)."""
+NEEDS_ROOT = "the chaos suite makes network namespaces and mounts: run it as root."
 COMMAND_S_MAX = 30
 SUBNET = "10.77.0"
 HOME = f"{SUBNET}.1"
@@ -49,23 +52,34 @@ def missing_requirement() -> str | None:
     """Why the suite cannot run here, in one line; None if it can."""
     if sys.platform != "linux":
         return "the chaos suite needs Linux"
-    absent = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if os.geteuid() != 0:
+        return NEEDS_ROOT
+    absent = [tool for tool in TOOLS if _where(tool) is None]
     if absent:
         packages = " ".join(sorted({TOOLS[tool] for tool in absent}))
         return f"the chaos suite needs {', '.join(absent)} (Debian: apt install {packages})"
     tried = subprocess.run(
-        ["unshare", "--net", "--mount", "--pid", "--fork", "true"],
+        [_tool("unshare"), "--net", "--mount", "--pid", "--fork", "true"],
         capture_output=True,
         text=True,
         timeout=COMMAND_S_MAX,
         check=False,
     )
-    if os.geteuid() != 0 or tried.returncode != 0:
-        said = tried.stderr.strip()
-        return (
-            f"the chaos suite makes network namespaces and mounts: run it as root. {said}".strip()
-        )
+    if tried.returncode != 0:  # root of a container, for instance, which may do less
+        return f"{NEEDS_ROOT} {tried.stderr.strip()}".strip()
     return None
+
+
+def _where(tool: str) -> str | None:
+    """The path of a program; None if there is none."""
+    return shutil.which(tool, path=os.pathsep.join((os.environ.get("PATH", os.defpath), *SBIN)))
+
+
+def _tool(tool: str) -> str:
+    """The path of a program that `missing_requirement` has seen."""
+    found = _where(tool)
+    assert found is not None, "missing_requirement says so"
+    return found
 
 
 def run_inside(arguments: Sequence[str]) -> int:
@@ -73,9 +87,8 @@ def run_inside(arguments: Sequence[str]) -> int:
 
     Signals that end a program are passed on, so that it can put its files away.
     """
-    unshare = shutil.which("unshare")
-    assert unshare is not None, "missing_requirement says so"
-    command = [unshare, "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    unshare = [_tool("unshare"), "--net", "--mount", "--pid", "--fork"]
+    command = [*unshare, "--kill-child", "--mount-proc"]
     inside = [sys.executable, "-m", "skyring.bench.chaos", *arguments]
     process = subprocess.Popen(leashed([*command, *inside]), start_new_session=True)
 
@@ -105,7 +118,8 @@ def _children(pid: int) -> list[int]:
         return []
 
 
-def _do(*command: str) -> None:
+def _do(tool: str, *arguments: str) -> None:
+    command = [_tool(tool), *arguments]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=COMMAND_S_MAX, check=False
     )
@@ -122,9 +136,7 @@ class Host:
 
     def command(self, command: Sequence[str]) -> list[str]:
         """How to run a program there. Its process is the one that is started."""
-        nsenter = shutil.which("nsenter")
-        assert nsenter is not None, "missing_requirement says so"
-        return [nsenter, f"--net=/run/netns/{self.name}", *command]
+        return [_tool("nsenter"), f"--net=/run/netns/{self.name}", *command]
 
     def cut(
         self,
@@ -143,11 +155,11 @@ class Host:
             ):
                 if wanted:
                     which = [option, "eth0", *([] if peer is None else [whose, peer])]
-                    _do(*self.command(["iptables", "-w", "-A", chain, *which, "-j", "DROP"]))
+                    _do(*self.command([_tool("iptables"), "-w", "-A", chain, *which, "-j", "DROP"]))
 
     def heal(self) -> None:
         """Drop nothing any more."""
-        _do(*self.command(["iptables", "-w", "-F"]))
+        _do(*self.command([_tool("iptables"), "-w", "-F"]))
 
 
 class Network:
@@ -174,11 +186,11 @@ class Network:
         _do("ip", "link", "add", veth, "type", "veth", "peer", "name", "eth0", "netns", name)
         _do("ip", "link", "set", veth, "master", "chaos", "up")
         for command in (
-            ["ip", "link", "set", "lo", "up"],
-            ["ip", "address", "add", f"{host.address}/24", "dev", "eth0"],
-            ["ip", "link", "set", "eth0", "up"],
+            ["link", "set", "lo", "up"],
+            ["address", "add", f"{host.address}/24", "dev", "eth0"],
+            ["link", "set", "eth0", "up"],
         ):
-            _do(*host.command(command))
+            _do(*host.command([_tool("ip"), *command]))
         return host
 
     def names(self) -> dict[str, str]:
