@@ -15,10 +15,11 @@ from skyring.bench.chaos import sandbox
 from skyring.bench.chaos.blows import FILES, Blow, blows, kind_in, strike
 from skyring.bench.chaos.damage import _judge
 from skyring.bench.chaos.faults import FAULTS
+from skyring.bench.chaos.leveldb import Harm
 from skyring.bench.chaos.load import answer_of
 from skyring.bench.chaos.receiver import _status, read_delivery
-from skyring.bench.chaos.report import figures, finding, require_matplotlib, series, write
-from skyring.bench.chaos.scenarios import SCENARIOS, Limits, Outcome, _pending, listed
+from skyring.bench.chaos.report import _table, figures, finding, require_matplotlib, series, write
+from skyring.bench.chaos.scenarios import SCENARIOS, Limits, Losses, Outcome, _pending, listed
 from skyring.bench.errors import BenchError
 from skyring.testing.proof.checker import Violation, check
 from skyring.testing.proof.history import Delivery, Fault, History, Operation
@@ -112,6 +113,9 @@ def test_a_ring_whose_files_are_damaged_has_all_kinds_of_files_damaged() -> None
     assert list(SCENARIOS["damage-ring"].faults) == [f"damage-{kind}" for kind in FILES]
 
 
+ALL = Harm(frozenset("abc"), may_refuse=True)
+
+
 def damaged(*deliveries: Delivery) -> History:
     made = [Operation("create", name, 1.0, name * 3, 500, "n1") for name in ("a", "b")]
     for operation in made:
@@ -135,14 +139,14 @@ def test_a_loss_has_to_be_reported(
     is_reported: bool, has_ended: bool, verdict: str, rules: list[str]
 ) -> None:
     history = damaged(delivery("a", "aaa"))
-    found = _judge("flip", history, history.deliveries, has_ended, is_reported)
+    found = _judge("flip", history, history.deliveries, has_ended, is_reported, ALL)
     assert found.verdict == verdict
     assert [each.rule for each in found.violations] == rules
 
 
 def test_a_payload_that_nobody_has_given_is_wrong_though_damage_is_reported() -> None:
     history = damaged(delivery("a", "aaa"), delivery("b", "bbx"))
-    found = _judge("flip", history, history.deliveries, False, True)
+    found = _judge("flip", history, history.deliveries, False, True, ALL)
     assert found.verdict == "WRONG"
     assert [each.rule for each in found.violations] == ["content"]
 
@@ -179,7 +183,7 @@ def test_what_is_as_it_was_before_has_to_be_reported(
 ) -> None:
     history = replaced()
     history.deliveries = came
-    found = _judge("flip", history, came, False, is_reported)
+    found = _judge("flip", history, came, False, is_reported, ALL)
     assert [each.rule for each in found.violations] == ([] if is_reported else rules)
     how = "nothing lost" if not rules else "lost" if "lost" in rules else "old"
     silence = how if how == "nothing lost" else f"{how.upper()} IN SILENCE"
@@ -195,9 +199,9 @@ def test_what_was_delivered_long_before_the_kill_does_not_come_again(
     history = replaced()
     came = [NEW]
     history.deliveries = [delivery("a", "new", first_s), *came]
-    found = _judge("flip", history, came, False, False)
+    found = _judge("flip", history, came, False, False, ALL)
     assert [each.rule for each in found.violations] == rules
-    assert _judge("flip", history, came, False, True).violations == []
+    assert _judge("flip", history, came, False, True, ALL).violations == []
 
 
 @pytest.mark.parametrize(
@@ -209,8 +213,57 @@ def test_what_was_delivered_long_before_the_kill_does_not_come_again(
 )
 def test_a_report_does_not_excuse_everything(broken: History, rule: str) -> None:
     for has_ended in (False, True):
-        found = _judge("flip", broken, broken.deliveries, has_ended, True)
+        found = _judge("flip", broken, broken.deliveries, has_ended, True, ALL)
         assert (found.verdict, [each.rule for each in found.violations]) == ("WRONG", [rule])
+
+
+def test_a_report_excuses_the_loss_of_nothing_but_what_stood_in_the_damaged_part() -> None:
+    """A node that reports damage, and delivers nothing at all."""
+    history = damaged()
+    found = _judge("flip", history, [], False, True, Harm(frozenset("a"), may_refuse=False))
+    assert [(each.rule, each.timer) for each in found.violations] == [("lost", "b")]
+    assert "nothing of it stood in the damaged part" in found.violations[0].text
+    assert (found.verdict, found.lost) == ("WRONG", 2)
+    both = Harm(frozenset("ab"), may_refuse=False)
+    assert _judge("flip", history, [], False, True, both).violations == []
+
+
+@pytest.mark.parametrize(
+    "came",
+    [
+        [delivery("a", "aaa", 30.0), NEW],
+        [NEW, delivery("b", "bbb", 30.0)],
+    ],
+    ids=["old", "cancelled"],
+)
+def test_what_is_as_it_was_before_stood_in_the_damaged_part(came: list[Delivery]) -> None:
+    history = replaced()
+    history.deliveries = came
+    elsewhere = Harm(frozenset("c"), may_refuse=True)
+    assert len(_judge("flip", history, came, False, True, elsewhere).violations) == 1
+    assert len(_judge("flip", history, came, False, False, elsewhere).violations) == 1
+
+
+def test_a_node_that_could_read_most_does_not_refuse() -> None:
+    history = damaged()
+    few = Harm(frozenset("a"), may_refuse=False)
+    found = _judge("flip", history, [], True, True, few)
+    assert [each.rule for each in found.violations] == ["refused"]
+    assert _judge("flip", history, [], True, True, ALL).violations == []
+
+
+def test_losses_are_told_by_kind_with_how_much_there_was() -> None:
+    broken = outcome()
+    one = Losses(1, 100, 20, 3, 1)
+    broken.rounds, broken.losses = {"log, flip: lost, reported": 2}, {"log, flip": one.plus(one)}
+    assert figures(broken)["losses"]["log, flip"] == {
+        "rounds": 2,
+        "pending": 200,
+        "at_risk": 40,
+        "lost": 6,
+        "old": 2,
+    }
+    assert "| log, flip | 2 | 200 | 40 | 6 | 2 |" in _table([broken])
 
 
 def test_no_answer_does_not_mean_that_nothing_is_pending() -> None:

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from skyring.bench.errors import BenchError
 
-__all__ = ["FILES", "Blow", "How", "blows", "kind_in", "strike"]
+__all__ = ["FILES", "Aim", "Blow", "How", "aim_at", "blows", "kind_in", "strike"]
 
 FILES = {"log": "*.log", "table": "*.ldb", "manifest": "MANIFEST-*"}
 """Patterns of their names, by their kind."""
@@ -49,8 +49,22 @@ def _files(directory: Path, kind: str) -> list[Path]:
     return [file for file in sorted(directory.glob(FILES[kind])) if file.stat().st_size]
 
 
-def strike(directory: Path, blow: Blow) -> str:
-    """Damage a file in place; what was done, in words.
+class Aim(NamedTuple):
+    """Where a blow meets the files of one directory."""
+
+    file: Path
+    kind: str
+    how: How
+    at: int
+    bit: int
+
+    def words(self) -> str:
+        """What is done, in words."""
+        return f"{self.how} {self.file.name} at {self.at}"
+
+
+def aim_at(directory: Path, blow: Blow) -> Aim:
+    """The place that a blow meets.
 
     Raises:
         BenchError: there is no such file.
@@ -59,11 +73,21 @@ def strike(directory: Path, blow: Blow) -> str:
     if not files:
         raise BenchError(f"there is no {FILES[blow.kind]} in {directory}")
     file = files[int(blow.which * len(files))]
-    content = bytearray(file.read_bytes())
-    at = int(blow.where * len(content))
-    if blow.how == "truncate":
-        del content[at:]
+    at = int(blow.where * file.stat().st_size)
+    return Aim(file, blow.kind, blow.how, at, blow.bit)
+
+
+def strike(directory: Path, blow: Blow) -> str:
+    """Damage a file in place; what was done, in words.
+
+    Raises:
+        BenchError: there is no such file.
+    """
+    aim = aim_at(directory, blow)
+    content = bytearray(aim.file.read_bytes())
+    if aim.how == "truncate":
+        del content[aim.at :]
     else:
-        content[at] ^= 1 << blow.bit
-    file.write_bytes(content)
-    return f"{blow.how} {file.name} at {at}"
+        content[aim.at] ^= 1 << aim.bit
+    aim.file.write_bytes(content)
+    return aim.words()

@@ -15,11 +15,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from skyring.bench.chaos.blows import Blow, blows, strike
+from skyring.bench.chaos.blows import Blow, aim_at, blows, strike
+from skyring.bench.chaos.leveldb import Harm, harm_of
 from skyring.bench.chaos.load import Load, LoadShape
 from skyring.bench.chaos.receiver import ChaosReceiver
 from skyring.bench.chaos.sandbox import Network
-from skyring.bench.chaos.scenarios import Outcome, listed
+from skyring.bench.chaos.scenarios import Losses, Outcome, listed
 from skyring.bench.chaos.world import World
 from skyring.bench.client import Connection
 from skyring.bench.errors import BenchError
@@ -43,6 +44,7 @@ NOBODY = "nobody has asked"
 """How the checker begins to speak of a payload that no client has given."""
 LOSSES = ("lost", "content", "after cancel", "duplicate")
 """Rules that are broken when records are missing: creates, updates, cancels, ends of deliveries."""
+REFUSES = "the node refuses, and says why"
 SETTLED_S = 2.0
 """So long after a delivery was taken its timer is gone from the disk."""
 
@@ -51,6 +53,9 @@ class _Round(NamedTuple):
     what: str
     verdict: str
     violations: list[Violation]
+    lost: int = 0
+    old: int = 0
+    at_risk: frozenset[str] = frozenset()
 
 
 async def run_damage(
@@ -68,19 +73,27 @@ async def run_damage(
     """
     history = History()
     verdicts: Counter[str] = Counter()
+    losses: dict[str, Losses] = {}
     violations: list[Violation] = []
     notes: list[str] = []
     async with ChaosReceiver(directory, network.home, is_kind=True) as receiver:
         sound = await _make(directory / "sound", network, receiver, history, seed, load_s)
         history.deliveries = receiver.deliveries(network.names())
         # Before anything was damaged nothing is excused; what is missing is to be delivered still.
-        violations += [each for each in check(history, ALLOWANCE) if each.rule != "lost"]
+        before = check(history, ALLOWANCE)
+        violations += [each for each in before if each.rule != "lost"]
+        pending = {each.timer for each in before} - {each.timer for each in violations}
         await asyncio.sleep(SHAPE.timeouts_ms[1] / 1000)  # then all of it is due, in each round
         for number, blow in enumerate(chosen):
             place = directory / f"round-{number}"
             shutil.copytree(sound, place / "n1" / "data")
             found = await _round(place, network, receiver, history, blow)
             verdicts[f"{blow.kind}, {blow.how}: {found.verdict}"] += 1
+            if found.verdict != REFUSES:
+                kind = f"{blow.kind}, {blow.how}"
+                risk = len(pending & found.at_risk)
+                one = Losses(1, len(pending), risk, found.lost, found.old)
+                losses[kind] = losses.get(kind, Losses()).plus(one)
             violations += found.violations
             told = f"{number}: {found.what}: {found.verdict}"
             notes.append(told)
@@ -90,6 +103,7 @@ async def run_damage(
     what = "a node that stands alone is killed, and its files are damaged"
     outcome = Outcome("damage", what, history, violations, {"damaged": len(chosen)})
     outcome.rounds, outcome.notes = dict(sorted(verdicts.items())), notes
+    outcome.losses = dict(sorted(losses.items()))
     return outcome
 
 
@@ -116,6 +130,7 @@ async def _make(
 async def _round(
     place: Path, network: Network, receiver: ChaosReceiver, sound: History, blow: Blow
 ) -> _Round:
+    harm = harm_of(aim_at(place / "n1" / "data", blow))
     what = strike(place / "n1" / "data", blow)
     seen = len(receiver.lines())
     history = History(operations=sound.operations, faults=sound.faults)
@@ -136,23 +151,40 @@ async def _round(
     if not (is_quiet or has_ended):
         defects.append(f"timers are pending still after {ROUND_S_MAX:.0f} s")
     history.failures = [(0.0, line) for line in defects]
-    return _judge(what, history, came, has_ended, is_reported)
+    return _judge(what, history, came, has_ended, is_reported, harm)
 
 
 def _judge(
-    what: str, history: History, came: list[Delivery], has_ended: bool, is_reported: bool
+    what: str,
+    history: History,
+    came: list[Delivery],
+    has_ended: bool,
+    is_reported: bool,
+    harm: Harm,
 ) -> _Round:
-    """What is missing is excused if the node has reported damage in this round; nothing else is."""
+    """What stood in the damaged part may be missing if the node has reported damage in this round.
+
+    Nothing else is excused. A node that refuses to start, and may, has nothing to deliver.
+    """
     found = check(history, ALLOWANCE) + _again(history, came)
     losses = [each for each in found if each.rule in LOSSES and NOBODY not in each.text]
     wrong = [each for each in found if each not in losses]
+    if has_ended and is_reported and not harm.may_refuse:
+        text = "the node does not serve what can be read still"
+        wrong.append(Violation("refused", "", text))
+    if not has_ended:
+        elsewhere = [each for each in losses if each.timer not in harm.timers]
+        wrong += [
+            each._replace(text=f"{each.text}, and nothing of it stood in the damaged part")
+            for each in elsewhere
+        ]
     lost = len({each.timer for each in losses if each.rule == "lost"})
     old = len({each.timer for each in losses if each.rule != "lost"})
     how = "lost" if lost else "old"
     if wrong:
         verdict = "WRONG"
     elif has_ended and is_reported:
-        verdict = "the node refuses, and says why"
+        verdict = REFUSES
     elif not losses:
         verdict = "nothing lost, reported" if is_reported else "nothing lost"
     elif is_reported:
@@ -160,11 +192,11 @@ def _judge(
     else:
         verdict = f"{how.upper()} IN SILENCE"
     if not is_reported:
-        wrong += losses
+        wrong += [each for each in losses if has_ended or each.timer in harm.timers]
     if losses:
         what = f"{what} ({len(came)} delivered, {lost} lost, {old} as they were before)"
     named = [each._replace(text=f"{what}: {each.text}") for each in wrong]
-    return _Round(what, verdict, named)
+    return _Round(what, verdict, named, lost, old, harm.timers)
 
 
 def _again(history: History, came: list[Delivery]) -> list[Violation]:

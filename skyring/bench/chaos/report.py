@@ -65,6 +65,7 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         "drain_s": round(outcome.drain_s, 1),
         "faults": dict(outcome.injected),
         "rounds": dict(outcome.rounds),
+        "losses": {what: each._asdict() for what, each in outcome.losses.items()},
     }
 
 
@@ -173,6 +174,9 @@ COLUMNS = (
 )
 
 
+LOSSES = ("where a node serves", "rounds", "pending", "in the damaged part", "lost", "as before")
+
+
 def _table(outcomes: Sequence[Outcome]) -> str:
     lines = [_row(COLUMNS), _row(["---"] * len(COLUMNS))]
     for outcome in outcomes:
@@ -196,6 +200,12 @@ def _table(outcomes: Sequence[Outcome]) -> str:
         if outcome.rounds:
             lines += ["", _row(["damaged files", "rounds"]), _row(["---"] * 2)]
             lines += [_row([what, f"{count:,}"]) for what, count in outcome.rounds.items()]
+        if outcome.losses:
+            lines += ["", _row(LOSSES), _row(["---"] * len(LOSSES))]
+            lines += [
+                _row([what, *(f"{count:,}" for count in each)])
+                for what, each in outcome.losses.items()
+            ]
     return "\n".join(lines)
 
 

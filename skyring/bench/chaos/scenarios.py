@@ -21,7 +21,7 @@ from skyring.bench.errors import BenchError
 from skyring.testing.proof.checker import Allowance, Violation, check
 from skyring.testing.proof.history import Fault, History
 
-__all__ = ["SCENARIOS", "Limits", "Outcome", "Scenario", "listed", "run_scenario"]
+__all__ = ["SCENARIOS", "Limits", "Losses", "Outcome", "Scenario", "listed", "run_scenario"]
 
 NODE_ARGUMENTS = ("--ring:request-timeout-ms", "4000")
 SMALL_DISK = ("--storage:write-buffer-bytes", "262144")
@@ -71,6 +71,23 @@ class Limits(NamedTuple):
         return Allowance(begun_s=1.05, fault_s=12.0, late_s=self.late_s)
 
 
+class Losses(NamedTuple):
+    """What damaged files have cost, in all rounds of one kind in which the node has served."""
+
+    rounds: int = 0
+    pending: int = 0
+    """Acknowledged timers that were to be delivered still."""
+    at_risk: int = 0
+    """Of these, those of which something stood in the damaged part."""
+    lost: int = 0
+    old: int = 0
+    """Delivered with an older content, after a cancel, or once more."""
+
+    def plus(self, more: Losses) -> Losses:
+        """Of both."""
+        return Losses(*map(sum, zip(self, more, strict=True)))
+
+
 @dataclass
 class Outcome:
     """What came of a scenario."""
@@ -87,6 +104,8 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     rounds: dict[str, int] = field(default_factory=dict)
     """Of damaged files: what became of each."""
+    losses: dict[str, Losses] = field(default_factory=dict)
+    """Of damaged files, by kind."""
 
 
 SCENARIOS: dict[str, Scenario] = {
