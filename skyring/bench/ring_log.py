@@ -16,7 +16,7 @@ from skyring.bench.ring_events import connect_nats
 from skyring.errors import RecordUnreadable
 from skyring.storage.entry import Entry, decode_entry
 
-__all__ = ["LogChecker", "LogWatch", "SlotLive", "read_slots"]
+__all__ = ["LogChecker", "LogMessage", "LogWatch", "SlotLive", "read_log", "read_slots"]
 
 FETCH_MAX = 500
 FETCH_TIMEOUT_S = 0.5
@@ -24,6 +24,14 @@ END_TIMEOUT_S = 60.0
 TOLD_MAX = 20
 MESSAGE_OVERHEAD_BYTES = 30
 """What the file store of NATS adds to subject, headers and payload of a message."""
+
+
+class LogMessage(NamedTuple):
+    """One message of a slot's log."""
+
+    slot: int
+    sequence: int
+    data: bytes
 
 
 class _Claim(NamedTuple):
@@ -162,6 +170,36 @@ class LogWatch:
         ):
             self.checker.add(slot, sequence, message)
             self._seen = sequence
+
+
+async def read_log(url: str, ring: str) -> list[LogMessage]:
+    """All that the logs of a ring hold, up to where they end now, in the order of sequences.
+
+    Raises:
+        BenchError: there is no such log, or it cannot be read to its end.
+    """
+    from nats.errors import Error
+
+    client = await connect_nats(url)
+    found: list[LogMessage] = []
+    try:
+        async with asyncio.timeout(END_TIMEOUT_S):
+            stream = f"SKYRING_{ring}"
+            # Where it ends is asked of its leader: a consumer may run on a server that is behind.
+            end = (await client.jetstream().stream_info(stream)).state.last_seq
+            subject = f"skyring.{ring}.log.*"
+            if end:
+                async for sequence, slot, data, _ in _messages(
+                    client, stream, subject, endless=True
+                ):
+                    found.append(LogMessage(slot, sequence, data))
+                    if sequence >= end:
+                        break
+    except (Error, TimeoutError) as error:
+        raise BenchError(f"the logs of {ring} cannot be read: {error!r}") from error
+    finally:
+        await client.close()
+    return found
 
 
 async def read_slots(url: str, ring: str) -> dict[int, SlotLive]:

@@ -21,6 +21,7 @@ from skyring.bench.chaos.load import Load, LoadShape
 from skyring.bench.chaos.receiver import ChaosReceiver
 from skyring.bench.chaos.sandbox import Network
 from skyring.bench.chaos.scenarios import Losses, Outcome, listed
+from skyring.bench.chaos.witness import OF_DAMAGE, errors_in
 from skyring.bench.chaos.world import World
 from skyring.bench.client import Connection
 from skyring.bench.errors import BenchError
@@ -146,6 +147,7 @@ async def _round(
     history.deliveries = sound.deliveries + came
     is_reported = any(map(REPORTED.search, node.server.log.splitlines()))
     defects = [line for line in node.defects() if not REPORTED.search(line)]
+    defects += errors_in(node.server.log, OF_DAMAGE)
     if has_ended and not is_reported:
         defects.append(f"n1 has ended, and its last words are {node.server.log[-300:]!r}")
     if not (is_quiet or has_ended):

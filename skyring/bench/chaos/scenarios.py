@@ -15,9 +15,11 @@ from skyring.bench.chaos.faults import FAULTS, GIVEN_UP, GIVEN_UP_S, Scene
 from skyring.bench.chaos.load import Load, LoadShape
 from skyring.bench.chaos.receiver import ChaosReceiver
 from skyring.bench.chaos.sandbox import Network, compile_shim
+from skyring.bench.chaos.witness import OF_DAMAGE, OF_DISKS, STALLED, entries_of, errors_in
 from skyring.bench.chaos.world import World
 from skyring.bench.client import Connection
 from skyring.bench.errors import BenchError
+from skyring.bench.ring_log import read_log
 from skyring.testing.proof.checker import Allowance, Violation, check
 from skyring.testing.proof.history import Fault, History
 
@@ -44,6 +46,15 @@ class Scenario(NamedTuple):
     disk_bytes: int = 0
     shim: bool = False
     """Do its nodes run with an fsync that can fail?"""
+
+    def expected_errors(self) -> Sequence[str]:
+        """What its nodes may say at level ERROR; anything else is a defect."""
+        words: tuple[str, ...] = STALLED
+        if self.disk_bytes or self.shim:
+            words += OF_DISKS
+        if any(fault.startswith("damage") for fault in self.faults):
+            words += OF_DAMAGE
+        return words
 
 
 class Limits(NamedTuple):
@@ -224,7 +235,8 @@ async def run_scenario(
                 await load.stop()
             outcome.answers, outcome.skipped = dict(load.statuses), load.skipped
             outcome.drain_s = await _drain(scene, limits)
-            _look(scene)
+            _look(scene, scenario)
+            await _read_log(scene)
     except (BenchError, RuntimeError, TimeoutError) as error:
         # Of the product as well as of this machine: in any case not what was to be seen.
         history.failures.append((time.monotonic(), f"the scenario has ended early: {error}"))
@@ -301,7 +313,21 @@ def _pending(history: History) -> list[Violation]:
     return [Violation("pending", each, text) for each in sorted(history.pending)]
 
 
-def _look(scene: Scene) -> None:
+async def _read_log(scene: Scene) -> None:
+    """Have the history tell what was written into the logs of the ring."""
+    world, history = scene.world, scene.history
+    if not world.is_ring:
+        return
+    for name in world.nodes:  # or they would purge entries while these are read
+        await world.kill(name)
+    history.entries, wrong = entries_of(await read_log(world.nats_url, world.ring))
+    history.failures += [(time.monotonic(), text) for text in wrong]
+    history.note(time.monotonic(), f"the logs of the ring have {len(history.entries)} entries")
+    if not history.entries:
+        history.failures.append((time.monotonic(), "the logs of the ring are empty"))
+
+
+def _look(scene: Scene, scenario: Scenario) -> None:
     """What the processes have to say for themselves."""
     now_s = time.monotonic()
     world, history = scene.world, scene.history
@@ -311,3 +337,6 @@ def _look(scene: Scene) -> None:
     defects = world.defects()
     given_up = [line for line in defects if GIVEN_UP in line][: scene.given_up]
     history.failures += [(now_s, line) for line in defects if line not in given_up]
+    for name, node in world.nodes.items():
+        errors = errors_in(node.server.log, scenario.expected_errors())
+        history.failures += [(now_s, f"{name}: {said}") for said in errors]
