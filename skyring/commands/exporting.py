@@ -16,13 +16,14 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from skyring.client import SkyringClient
 from skyring.commands.output import say
-from skyring.commands.stored import Stored, read_stored_list
+from skyring.commands.stored import Stored, Unreadable, read_listed
 from skyring.errors import SkyringError
 
 __all__ = ["Export", "entry_line"]
 
 PAGE_ENTRIES = 1_000
 SHOW_EVERY = 500
+UNREADABLE_SHOWN_MAX = 100
 
 
 class _Entry(msgspec.Struct):
@@ -41,13 +42,16 @@ def entry_line(timer: Stored) -> bytes:
 
 
 class Export:
-    """All pending timers of a server, into a file or standard output."""
+    """All pending timers of a server, or its dead letters, into a file or standard output."""
 
-    def __init__(self, output: str) -> None:
+    def __init__(self, output: str, *, dead_letters: bool = False) -> None:
         self._output = output
+        self._path = "/dead-letters" if dead_letters else "/timers"
+        self._key = "dead_letters" if dead_letters else "timers"
+        self._left_out = 0
 
-    async def run(self, client: SkyringClient) -> None:
-        """Write the export.
+    async def run(self, client: SkyringClient) -> int:
+        """Write the export; returns how many were left out because the server cannot read them.
 
         Raises:
             SkyringError: the file cannot be written. It is left as it was before.
@@ -59,16 +63,23 @@ class Export:
             raise  # whoever reads our output has seen enough
         except OSError as error:
             raise SkyringError(f"cannot write {self._output}: {error.strerror}") from error
-        if self._output != "-":
-            say(f"{count} exported to {self._output}")
+        if self._left_out > UNREADABLE_SHOWN_MAX:
+            say(f"{self._left_out - UNREADABLE_SHOWN_MAX} more cannot be read")
+        left_out = f", {self._left_out} left out" if self._left_out else ""
+        if self._output != "-" or left_out:
+            say(f"{count} exported to {self._output}{left_out}")
+        return self._left_out
 
     async def _copy(self, client: SkyringClient, file: IO[bytes], progress: Progress) -> int:
         task = progress.add_task("exported", total=None)
         count = 0
         params = {"limit": PAGE_ENTRIES}
-        pages = client.pages("/timers", "timers", read_stored_list, params)
+        pages = client.pages(self._path, self._key, read_listed, params)
         async with aclosing(pages):
             async for timer in pages:
+                if isinstance(timer, Unreadable):
+                    self._leave_out(timer)
+                    continue
                 file.write(entry_line(timer))
                 count += 1
                 if count % SHOW_EVERY == 0:
@@ -76,6 +87,11 @@ class Export:
         file.flush()
         progress.update(task, completed=count)
         return count
+
+    def _leave_out(self, record: Unreadable) -> None:
+        self._left_out += 1
+        if self._left_out <= UNREADABLE_SHOWN_MAX:
+            say(f"{record.id} cannot be read, and is left out: {record.last_error}")
 
     def _progress(self) -> Progress:
         console = Console(stderr=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -79,6 +79,7 @@ def _show_table(entries: list[bytes]) -> None:
     from rich.text import Text
 
     from skyring.client import Timer
+    from skyring.commands.stored import Unreadable
 
     now_ms = time.time_ns() // 1_000_000
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -90,16 +91,23 @@ def _show_table(entries: list[bytes]) -> None:
     table.add_column("to", overflow="fold")
     table.add_column("last error", overflow="fold")
     for entry in entries:
-        timer = msgspec.json.decode(entry, type=Timer)
-        cells: tuple[Any, ...] = (
-            timer.id,
-            timer.state,
-            _local(timer.next_ms),
-            "" if timer.state == "dead" else format_duration(timer.next_ms - now_ms),
-            str(timer.attempts),
-            timer.callback.uri,
-            timer.last_error or "",
-        )
+        cells: tuple[str, ...]
+        try:
+            timer = msgspec.json.decode(entry, type=Timer)
+        except msgspec.ValidationError:
+            # Of such a record the server knows no more.
+            record = msgspec.json.decode(entry, type=Unreadable)
+            cells = (record.id, "unreadable", "", "", "", "", record.last_error)
+        else:
+            cells = (
+                timer.id,
+                timer.state,
+                _local(timer.next_ms),
+                "" if timer.state == "dead" else format_duration(timer.next_ms - now_ms),
+                str(timer.attempts),
+                timer.callback.uri,
+                timer.last_error or "",
+            )
         # Text, not markup: what users wrote must not be read as styling.
         table.add_row(*(Text(printable(cell)) for cell in cells))
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)

@@ -18,16 +18,25 @@ def export_timers(
     output: Annotated[
         str, typer.Option("-o", "--output", metavar="FILE", help="File to write; - is the screen.")
     ] = "-",
+    dead_letters: Annotated[
+        bool,
+        typer.Option(
+            "--dead-letters", help="Dead letters instead: imported, they are delivered again."
+        ),
+    ] = False,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Write all pending timers as NDJSON, one timer a line, for skyring import.
 
     The file appears when it is complete. Timers that are created, changed or fired while this
     runs may be missing or stand twice: let nobody create any, and export again if in doubt.
+    Exit code 1 if the server could not read some; the others are exported all the same.
     """
     from skyring.commands.exporting import Export
 
-    talk(url, Export(output).run, timeout_s=TIMEOUT_S)
+    left_out = talk(url, Export(output, dead_letters=dead_letters).run, timeout_s=TIMEOUT_S)
+    if left_out:
+        raise typer.Exit(1)
 
 
 def import_timers(

@@ -19,9 +19,13 @@ import pytest
 from skyring.bench.process import ServerProcess
 from skyring.client import Callback, NewTimer, SkyringClient
 from skyring.ports import free_port
+from skyring.settings import Settings, StorageSettings
+from skyring.storage.registry import make_storage
+from skyring.timers.record import timer_key, timer_slot
 
 TIMEOUT_S = 60
 NOWHERE = "http://127.0.0.1:9/"
+SLOTS = Settings().slots
 
 
 class Done(NamedTuple):
@@ -328,6 +332,55 @@ async def test_from_server_to_server(server: ServerProcess, tmp_path: Path) -> N
         broken, taken = done.err.splitlines()
         assert broken.startswith("skyring: line 2: ")
         assert taken.startswith("skyring: line 1: 409 ")
+
+
+async def test_a_record_that_cannot_be_read_is_left_out_of_an_export(tmp_path: Path) -> None:
+    """As a later version of Skyring, or a disk, may leave it: one of them, and two good ones."""
+    server = ServerProcess(tmp_path / "server")
+    await server.start()
+    for id in ("good", "odd", "fine"):
+        await create(server.url, "--in", "1h", "--to", NOWHERE, "--id", id)
+    await server.stop()
+    storage = make_storage(StorageSettings(path=server.storage_path), SLOTS)
+    await storage.open()
+    slot = timer_slot("odd", SLOTS)
+    await storage.acquire([slot])
+    await storage.commit(slot, [(timer_key("odd"), b"\x09nonsense")])
+    await storage.close()
+    await server.start()
+    try:
+        file = tmp_path / "timers.ndjson"
+        done = await skyring("export", "-o", str(file), url=server.url)
+        assert (done.code, done.out) == (1, "")
+        assert done.err.splitlines() == [
+            "skyring: odd cannot be read, and is left out: version 09",
+            f"skyring: 2 exported to {file}, 1 left out",
+        ]
+        lines = file.read_text(encoding="utf-8").splitlines()
+        assert {json.loads(line)["id"] for line in lines} == {"good", "fine"}
+        listed = await skyring("timer", "list", url=server.url)
+        assert listed.code == 0
+        assert "unreadable" in listed.out
+    finally:
+        await server.stop()
+
+
+async def test_dead_letters_move_and_are_delivered_again(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    file = tmp_path / "dead-letters.ndjson"
+    async with listening("--status", "500") as refusing:
+        where = ("--attempts", "1", "--to", refusing.url)
+        id = await create(server.url, "--in", "1ms", "--data", "x", *where)
+        await refusing.line()
+        await dead_letter(server.url, id)
+        done = await skyring("export", "--dead-letters", "-o", str(file), url=server.url)
+        assert (done.code, done.out) == (0, "")
+        async with ServerProcess(tmp_path / "other") as other:
+            done = await skyring("import", str(file), url=other.url)
+            assert (done.code, done.out) == (0, "1 created, 0 existing, 0 refused\n")
+            assert id in await refusing.line()
+            assert (await dead_letter(other.url, id))["attempts"] == 1
 
 
 async def test_an_interrupted_export_leaves_nothing_behind(tmp_path: Path) -> None:

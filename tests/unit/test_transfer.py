@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skyring.client import SkyringClient
-from skyring.commands import importing
+from skyring.commands import exporting, importing
 from skyring.commands.exporting import Export, entry_line
 from skyring.commands.importing import Import, Line, batches, check_line, read_lines
-from skyring.commands.stored import Stored
+from skyring.commands.stored import Stored, read_stored
 from skyring.errors import ConfigError, SkyringError, Unavailable, Uncertain
 from skyring.timers.request import decode_entry
 
@@ -66,6 +66,62 @@ async def test_all_pages_are_written(tmp_path: Path) -> None:
     assert [entry["data"] for entry in entries] == [None, "x\ny", None]
     assert os.listdir(tmp_path) == [file.name]
     assert file.stat().st_mode & 0o600 == 0o600
+
+
+def unreadable(number: int) -> dict[str, Any]:
+    return {"id": f"t{number}", "state": "unreadable", "last_error": "version 09"}
+
+
+async def test_what_the_server_cannot_read_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = [page([timer(1, state="scheduled"), unreadable(2)], "c"), page([timer(3)], None)]
+    file = tmp_path / "timers"
+    async with client(lambda request: answers.pop(0)) as sky:
+        assert await Export(str(file)).run(sky) == 1
+    assert [json.loads(line)["id"] for line in file.read_bytes().splitlines()] == ["t1", "t3"]
+    assert capsys.readouterr().err.splitlines() == [
+        "skyring: t2 cannot be read, and is left out: version 09",
+        f"skyring: 2 exported to {file}, 1 left out",
+    ]
+
+
+async def test_only_so_many_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "UNREADABLE_SHOWN_MAX", 2)
+    async with client(lambda request: page([unreadable(n) for n in range(5)], None)) as sky:
+        assert await Export(str(tmp_path / "timers")).run(sky) == 5
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4
+    assert lines[2] == "skyring: 3 more cannot be read"
+
+
+async def test_what_is_neither_a_timer_nor_unreadable_is_an_error(tmp_path: Path) -> None:
+    odd = [{"id": "t1"}, {"id": "t1", "state": "scheduled", "next": "soon"}, {}]
+    async with client(lambda request: page([odd.pop()], None)) as sky:
+        while odd:
+            with pytest.raises(SkyringError):
+                await Export(str(tmp_path / "timers")).run(sky)
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_update_of_what_cannot_be_read_says_so() -> None:
+    with pytest.raises(SkyringError, match="cannot read t1: version 09"):
+        read_stored(json.dumps(unreadable(1)).encode())
+
+
+async def test_dead_letters_are_exported_as_timers(tmp_path: Path) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert request.url.path == "/dead-letters"
+        dead = timer(1, state="dead", attempts=3, last_error="500", due=900, created=800)
+        return httpx.Response(200, json={"dead_letters": [dead], "next": None})
+
+    file = tmp_path / "dead-letters"
+    async with client(answer) as sky:
+        assert await Export(str(file), dead_letters=True).run(sky) == 0
+    entry = decode_entry(file.read_bytes())
+    assert (entry.id, entry.at) == ("t1", 1_001)
 
 
 async def test_a_failed_export_leaves_what_was_there(tmp_path: Path) -> None:
