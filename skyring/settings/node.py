@@ -35,7 +35,13 @@ class Settings(BaseSettings):
     port: int = Field(
         default=3000, ge=0, le=65_535, description="port to listen on; 0 takes a free one"
     )
-    slots: int = Field(default=256, ge=1, le=65_536, description="partitions of the key space")
+    slots: int = Field(
+        default=256,
+        ge=1,
+        le=65_536,
+        description="partitions of the key space; fixed when a ring, or the storage of a node that"
+        " stands alone, is made: for another number export, and import into a new one",
+    )
     node: str = Field(
         default="",
         pattern=r"^[A-Za-z0-9_-]{0,64}$",

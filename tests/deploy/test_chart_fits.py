@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +15,18 @@ import yaml
 from skyring.options import setting_options, unknown_variables
 from skyring.settings import Settings, load_settings
 from tests.deploy.chart import DEPLOY, Release, read_yaml, render
+from tests.deploy.stopping import stop_s_max
 from tests.deploy.test_chart import VARIANTS, rendered
 
-METADATA_SERVICES = ("169.254.169.254", "fd00:ec2::254", "fe80::a9fe:a9fe")
+METADATA_SERVICES = (
+    "169.254.169.254",
+    "168.63.129.16",  # Azure's, beside the usual one
+    "100.100.100.200",  # Alibaba's
+    "fd00:ec2::254",
+    "fe80::a9fe:a9fe",
+)
+NODE_LOCAL_DNS = ("169.254.20.10", "169.254.25.10")
+"""Where NodeLocal DNSCache listens: of its own manifest, and of Kubespray."""
 VARIABLE = re.compile(r"\$\((\w+)\)")
 
 
@@ -160,10 +168,9 @@ def test_the_grace_period_is_longer_than_any_stop(
     release = rendered(variant)
     found = settings(release, tmp_path, monkeypatch)
     before_s = release.container["lifecycle"]["preStop"]["sleep"]["seconds"]
-    # Slots are handed over, requests end, deliveries end: each within drain_ms.
-    stop_ms = found.shutdown.ready_delay_ms + 3 * found.shutdown.drain_ms
+    stop_s = stop_s_max(found.shutdown, transports=1 + len(found.transport.load))
     grace_s = release.pod["terminationGracePeriodSeconds"]
-    assert grace_s >= before_s + math.ceil(stop_ms / 1000) + 15
+    assert grace_s >= before_s + stop_s
     assert found.shutdown.drain_ms >= found.delivery.timeout_ms
 
 
@@ -286,6 +293,25 @@ def test_no_callback_reaches_the_metadata_service_of_a_cloud() -> None:
             inside = address in ipaddress.ip_network(block["cidr"])
             left_out = any(address in ipaddress.ip_network(each) for each in block["except"])
             assert not inside or left_out, (address, block)
+
+
+def test_a_cache_of_names_on_the_machine_is_reached_and_nothing_else_there() -> None:
+    """It has the network of its machine, so that no selector of pods finds it."""
+    dns, *others = rendered("default").one("NetworkPolicy")["spec"]["egress"]
+    assert {each["port"] for each in dns["ports"]} == {53}
+
+    def reach(rule: Mapping[str, Any], address: str) -> bool:
+        found, blocks = ipaddress.ip_address(address), [each.get("ipBlock") for each in rule["to"]]
+        return any(
+            found in ipaddress.ip_network(block["cidr"])
+            and not any(found in ipaddress.ip_network(each) for each in block.get("except", ()))
+            for block in blocks
+            if block is not None
+        )
+
+    for address in NODE_LOCAL_DNS:
+        assert reach(dns, address)
+        assert not any(reach(rule, address) for rule in others)
 
 
 def test_prometheus_reads_each_node_once() -> None:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from skyring.settings import ShutdownSettings, load_settings
+from tests.deploy.stopping import stop_s_max
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "deploy" / "compose"
@@ -54,8 +55,7 @@ def test_the_settings_of_a_node(
 def test_a_node_has_time_to_stop(node: str, services: dict[str, Any]) -> None:
     grace_s = int(services[node]["stop_grace_period"].removesuffix("s"))
     drain_ms = int(services[node]["environment"]["SKYRING_SHUTDOWN__DRAIN_MS"])
-    # Giving slots away, ending deliveries and closing transports have that long each.
-    assert grace_s * 1_000 > ShutdownSettings().ready_delay_ms + 3 * drain_ms
+    assert grace_s >= stop_s_max(ShutdownSettings(drain_ms=drain_ms))
 
 
 def test_nginx_knows_all_nodes_where_they_are(services: dict[str, Any]) -> None:

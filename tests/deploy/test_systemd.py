@@ -10,6 +10,7 @@ import pytest
 
 from skyring.settings import HttpSettings, ShutdownSettings
 from tests.deploy.shipped import DEPLOY, HOST, run
+from tests.deploy.stopping import stop_s_max
 from tests.deploy.units import Unit, read_unit
 
 SYSTEMD = DEPLOY / "systemd"
@@ -69,11 +70,17 @@ def test_the_template_differs_in_its_paths_alone() -> None:
 
 
 def test_its_time_to_stop_is_enough_for_a_node() -> None:
-    """Leaving, the API, the deliveries and the transports each have their time."""
-    shutdown = ShutdownSettings()
-    steps_s = 4 * shutdown.drain_ms / 1000 + shutdown.ready_delay_ms / 1000
-    assert int(NODE.one("TimeoutStopSec")) >= steps_s + 30
+    assert int(NODE.one("TimeoutStopSec")) >= stop_s_max(ShutdownSettings())
     assert NODE.one("KillSignal") == "SIGTERM"
+
+
+def test_the_rule_for_another_time_is_right() -> None:
+    """Four times the drain, the delay and half a minute; once more for every transport."""
+    for drain_ms in (0, 500, 1_000, 20_000, 600_000):
+        shutdown = ShutdownSettings(drain_ms=drain_ms, ready_delay_ms=5_000)
+        for loaded in range(5):
+            rule_s = (4 + loaded) * drain_ms / 1000 + 5 + 30 + 5 * loaded
+            assert rule_s >= stop_s_max(shutdown, transports=1 + loaded)
 
 
 def test_it_may_open_as_many_files_as_it_needs() -> None:

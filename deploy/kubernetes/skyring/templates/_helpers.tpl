@@ -54,13 +54,16 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
 {{/*
-Seconds from SIGTERM to the end at the latest: the delay, then up to three times the drain (slots
-are handed over, requests end, deliveries end), and some for cutting off what does not end.
+Seconds from the end being announced to the end at the latest: both pauses, then up to the drain for
+each of slots that are handed over, requests that end, deliveries that end, and every transport that
+is closed (webhooks and those that are loaded), and some for cutting off what does not end.
 */}}
 {{- define "skyring.grace" -}}
 {{- $shutdown := .Values.settings.shutdown }}
-{{- $ms := add (int $shutdown.ready_delay_ms) (mul 3 (int $shutdown.drain_ms)) }}
-{{- add (int .Values.preStopSeconds) (div (add $ms 999) 1000) 20 }}
+{{- $transport := .Values.settings.transport | default dict }}
+{{- $loaded := len ($transport.load | default list) }}
+{{- $ms := add (int $shutdown.ready_delay_ms) (mul (add 4 $loaded) (int $shutdown.drain_ms)) }}
+{{- add (int .Values.preStopSeconds) (div (add $ms 999) 1000) 20 (mul 5 $loaded) }}
 {{- end }}
 
 {{- define "skyring.check" -}}
