@@ -1,4 +1,4 @@
-"""The commands for Kubernetes, in its README and in the runbook: what they name is in the charts."""
+"""The commands for Kubernetes, of its README and the runbook: what they name is there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from skyring.commands.durations import parse_duration
+from skyring.commands.durations import parse_duration_ms
 from tests.deploy.chart import CHART, DEPLOY, ROOT, read_yaml
 from tests.deploy.test_chart import rendered
 from tests.documents import blocks
@@ -20,7 +20,9 @@ REPLICAS = {"skyring": VALUES["replicas"], "nats": NATS_VALUES["config"]["cluste
 
 
 def scripts(page: Path) -> str:
-    return "\n".join(blocks(page, "sh")).replace("\\\n", " ")
+    text = re.sub(r"^ {2}(?=```)", "", page.read_text(encoding="utf-8"), flags=re.M)
+    found = re.findall(r"^```sh\n(.*?)^```$", text, re.M | re.S)
+    return "\n".join(found).replace("\\\n", " ")
 
 
 @pytest.mark.parametrize("page", [README, RUNBOOK], ids=lambda page: page.stem)
@@ -46,13 +48,27 @@ def test_what_is_set_can_be_set(page: Path) -> None:
             assert last in where or above[-1] == "labels", path
 
 
+def test_the_claims_are_those_of_the_pods() -> None:
+    text = RUNBOOK.read_text(encoding="utf-8")
+    loops = re.findall(r"for claim in (.*); do", text)
+    (template,) = rendered("default").one("StatefulSet")["spec"]["volumeClaimTemplates"]
+    names = {"skyring": template["metadata"]["name"], "nats": "nats-js"}
+    assert [loop.split() for loop in loops] == [
+        [f"{names[release]}-{release}-{number}" for number in range(count)]
+        for release, count in REPLICAS.items()
+    ]
+    for release in REPLICAS:
+        (size,) = re.findall(rf"upgrade {release} .*?size=(\d+Gi)", text, re.S)
+        assert f'"storage": "{size}"' in text
+
+
 def test_every_wait_has_an_end() -> None:
     text = scripts(README)
     waits = re.findall(r"kubectl .*(?:\bwait\b|rollout status).*", text)
     assert len(waits) == 3
     for wait in waits:
         (time,) = re.findall(r"--timeout=(\w+)", wait)
-        assert parse_duration(time) > 0
+        assert parse_duration_ms(time) > 0
 
 
 def test_tls_is_turned_on_with_everything_stopped() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shlex
 import signal
 import sys
@@ -13,10 +14,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from skyring.cluster.nats_server import server_binary
 from skyring.ports import free_port
 from tests.acceptance.receiver import CallbackReceiver
+from tests.deploy.units import read_unit
 from tests.documents import blocks
 
 PAGE = Path(__file__).parents[2] / "docs" / "operating.md"
@@ -64,6 +67,7 @@ class Site:
             "URL": self.url(nodes[0]),
             "DATA": str(directory / f"{nodes[0]}.data"),
             "no_proxy": "127.0.0.1",
+            "PYTHONPATH": str(PAGE.parents[1]),
         }
         self._prelude = PRELUDE.replace("{python}", shlex.quote(sys.executable)).replace(
             "{nats_server}", shlex.quote(str(server_binary()))
@@ -85,6 +89,10 @@ class Site:
         async with asyncio.timeout(WAIT_S):
             out, _ = await process.communicate()
         assert process.returncode == 0, out.decode()
+
+    def processes(self) -> dict[str, str]:
+        """The process number of each, by its name."""
+        return {file.stem: file.read_text() for file in self._directory.glob("*.pid")}
 
     async def until_ready(self) -> None:
         async with asyncio.timeout(WAIT_S), httpx.AsyncClient(trust_env=False) as client:
@@ -140,17 +148,20 @@ async def pending(client: httpx.AsyncClient, url: str) -> set[str]:
 
 async def test_a_ring_is_upgraded_without_a_gap(tmp_path: Path, client: httpx.AsyncClient) -> None:
     site = Site(tmp_path, NODES, ["nats-1"])
-    (upgrade,) = commands_of("Upgrade a ring, one node after the other")
+    upgrade, _ = commands_of("Upgrade a ring, one node after the other")
     async with CallbackReceiver() as receiver:
         try:
             await site.run("start nats-1; for node in $NODES; do start $node; done")
             await site.until_ready()
+            before = site.processes()
             done: list[str] = []
             upgrading = asyncio.create_task(site.run(upgrade))
             while not upgrading.done() or len(done) < 200:
                 done.append(await create_anywhere(client, site, receiver.uri, len(done)))
                 await asyncio.sleep(0.02)
             await upgrading
+            after = site.processes()
+            assert all(before[node] != after[node] for node in NODES), "it ended too early"
             await receiver.wait(len(done))
         finally:
             site.end()
@@ -183,7 +194,11 @@ async def test_the_files_of_a_node_that_stands_alone(
 ) -> None:
     site = Site(tmp_path, NODES[:1])
     _, backup, _ = commands_of("Back up")
-    _, restore, _ = commands_of("Restore")
+    _, _, restore, _ = commands_of("Restore")
+    # As systemd has it: the state directory is a link, and has to stay one.
+    directory, private = tmp_path / "node-1.data", tmp_path / "private"
+    private.mkdir()
+    directory.symlink_to(private)
     try:
         await site.run("start node-1")
         await site.until_ready()
@@ -195,14 +210,88 @@ async def test_the_files_of_a_node_that_stands_alone(
         await site.run(restore)
         await site.until_ready()
         assert await pending(client, site.url("node-1")) == {"kept", "cancelled-later"}
+        assert directory.is_symlink()
+        assert any(private.iterdir())
     finally:
         site.end()
+
+
+@pytest.mark.parametrize(
+    ("title", "position", "unset"),
+    [
+        ("Back up", 1, "DATA"),
+        ("Back up", 2, "SERVERS"),
+        ("Restore", 2, "DATA"),
+        ("Restore", 3, "NODES"),
+        ("Restore", 3, "SERVERS"),
+        ("Restore", 3, "data"),
+        ("Restore", 3, "store_dir"),
+    ],
+)
+async def test_what_was_not_set_stops_a_script(
+    title: str, position: int, unset: str, tmp_path: Path
+) -> None:
+    """One that went on would save nothing, or leave what has to go."""
+    words = {"NODES": "NODES=node-1", "SERVERS": "SERVERS=nats-1", "DATA": 'DATA="$PWD/data"'}
+    words |= {name: f'{name}() {{ echo "$PWD/{name}"; }}' for name in ("data", "store_dir")}
+    prelude = [word for name, word in words.items() if name != unset]
+    for name in ("data", "store_dir"):
+        (tmp_path / name).mkdir()
+    # Whoever types the lines has no `set -e`.
+    script = "\n".join(
+        [f"unset {unset}; start() {{ :; }}; stop() {{ :; }}; PATH=/usr/bin:/bin", *prelude]
+    )
+    done = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f"{script}\n{commands_of(title)[position]}\necho went on"),
+        cwd=tmp_path,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(WAIT_S):
+        out, _ = await done.communicate()
+    assert done.returncode != 0
+    assert out == b""
+
+
+def test_the_commands_for_docker_name_what_there_is() -> None:
+    """They need Docker to be run; what they name is held to the files that they are for."""
+    _, script = commands_of("Upgrade a ring, one node after the other")
+    root = PAGE.parents[1]
+    compose = yaml.safe_load((root / "deploy/compose/docker-compose.yml").read_text())
+    (listed,) = re.findall(r"for node in (.*); do", script)
+    images = {
+        name: service["image"] for name, service in compose["services"].items() if name in listed
+    }
+    assert listed.split() == [name for name in compose["services"] if name.startswith("node-")]
+    assert len(set(images.values())) == 1, "one is built, and all have it"
+    (built,) = re.findall(r"docker compose build (\S+)", script)
+    assert "build" in compose["services"][built]
+    (asked,) = re.findall(r"exec -T \"\$0\" (\w+) ready", script)
+    assert (root / "deploy/docker" / asked).exists()
+    for node in images:
+        assert "ports" not in compose["services"][node], "they could be asked from outside"
+    volumes = re.findall(r"compose_([\w-]+)", PAGE.read_text(encoding="utf-8"))
+    assert volumes
+    assert set(volumes) <= compose["volumes"].keys()
+
+
+def test_the_directories_are_those_of_the_units() -> None:
+    (row,) = re.findall(r"^\| systemd \| .*var.*$", PAGE.read_text(encoding="utf-8"), re.M)
+    for name in ("skyring", "skyring@", "nats-server"):
+        unit = read_unit(PAGE.parents[1] / "deploy" / "systemd" / f"{name}.service")
+        state = unit.one("StateDirectory").replace("%i", "a")
+        assert f"`/var/lib/{state}`" in row
+
+
+def test_no_loop_waits_for_ever() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert text.count("until ") == len(re.findall(r"timeout \d+ sh -c 'until ", text)) == 2
 
 
 async def test_an_export_and_its_import(tmp_path: Path, client: httpx.AsyncClient) -> None:
     site = Site(tmp_path, NODES[:1])
     backup, _, _ = commands_of("Back up")
-    restore, _, _ = commands_of("Restore")
+    restore, dead_letters, _, _ = commands_of("Restore")
     names = [f"timer-{number}" for number in range(30)]
     try:
         await site.run("start node-1")
@@ -214,6 +303,7 @@ async def test_an_export_and_its_import(tmp_path: Path, client: httpx.AsyncClien
         await site.until_ready()
         assert await pending(client, site.url("node-1")) == set()
         await site.run(restore)
+        await site.run(dead_letters)
         assert await pending(client, site.url("node-1")) == set(names)
     finally:
         site.end()
@@ -222,7 +312,7 @@ async def test_an_export_and_its_import(tmp_path: Path, client: httpx.AsyncClien
 async def test_the_files_of_a_ring(tmp_path: Path, client: httpx.AsyncClient) -> None:
     site = Site(tmp_path, NODES[:2], ["nats-1"])
     _, _, backup = commands_of("Back up")
-    _, _, restore = commands_of("Restore")
+    *_, restore = commands_of("Restore")
     names = [f"timer-{number}" for number in range(40)]
     try:
         await site.run("start nats-1; for node in $NODES; do start $node; done")
