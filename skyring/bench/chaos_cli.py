@@ -127,6 +127,7 @@ def _limits(short: bool, seconds: float, rate: float) -> Limits:
         pause_s=(0.5, 1.0),
         settle_s=2.0,
         calm_s=2.0,
+        drain_s=90.0,
         late_s=30.0,
         is_busy=True,
     )

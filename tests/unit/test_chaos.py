@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from pathlib import Path
 
 import pytest
 import typer
 
 from skyring.bench import chaos_cli
-from skyring.bench.chaos import sandbox
 from skyring.bench.chaos.blows import FILES, Blow, blows, kind_in, strike
 from skyring.bench.chaos.damage import _judge
 from skyring.bench.chaos.faults import FAULTS
@@ -69,6 +67,18 @@ def test_a_delivery_began_in_the_second_that_its_node_names() -> None:
         False,
     )
     assert not read_delivery(json.dumps(line | {"status": 503}), {}).taken
+
+
+@pytest.mark.parametrize(
+    ("killed_s", "told"), [(1_010.4, True), (1_010.5, False), (1_011.4, False), (1_012.0, True)]
+)
+def test_whom_a_receiver_has_answered_is_not_known_right_before_it_was_killed(
+    killed_s: float, told: bool
+) -> None:
+    line = {"id": "a", "due": "9", "stamp": "100", "at_s": 1_010.5, "clock_ms": 100_500}
+    line |= {"peer": "10.0.0.1", "status": 200, "body": "x"}
+    found = read_delivery(json.dumps(line), {}, [900.0, killed_s])
+    assert (found.taken, found.told) == (True, told)
 
 
 def test_the_receiver_refuses_few() -> None:
@@ -296,7 +306,8 @@ def outcome() -> Outcome:
     history.faults.append(Fault("kill -9", 2.0, 9.5, frozenset({"n1"})))
     history.calm_s = 20.0
     violations = check(history, Limits().allowance())
-    return Outcome("nodes", "one is killed", history, violations, {"kill -9": 1})
+    marks = list(history.faults)
+    return Outcome("nodes", "one is killed", history, violations, {"kill -9": 1}, marks)
 
 
 def test_the_figures_of_a_scenario() -> None:
@@ -339,32 +350,3 @@ def test_without_matplotlib_there_is_no_report(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BenchError, match="pip install 'skyring\\[chaos\\]'"):
         require_matplotlib()
-
-
-def test_whoever_is_not_root_is_told_so_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 1_000)
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(sandbox, "SBIN", ())
-    said = sandbox.missing_requirement()
-    assert said is not None
-    assert "run it as root" in said
-    assert "apt install" not in said
-
-
-def test_tools_are_found_that_are_not_in_the_path_of_all_users(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    monkeypatch.setattr(sandbox, "SBIN", (str(tmp_path / "sbin"),))
-    said = sandbox.missing_requirement()
-    assert said is not None
-    assert "apt install" in said
-    (tmp_path / "sbin").mkdir()
-    for tool in sandbox.TOOLS:
-        program = tmp_path / "sbin" / tool
-        program.write_text("#!/bin/sh\n")
-        program.chmod(0o755)
-    assert sandbox.missing_requirement() is None
-    host = sandbox.Host("n1", "10.77.0.10")
-    assert host.command(["true"])[0] == str(tmp_path / "sbin" / "nsenter")

@@ -19,7 +19,7 @@ from skyring.bench.errors import BenchError
 from skyring.testing.nats_server import NatsServer
 from skyring.testing.proof.history import Fault, History
 
-__all__ = ["FAULTS", "GIVEN_UP", "GIVEN_UP_S", "Scene"]
+__all__ = ["FAULTS", "GIVEN_UP", "GIVEN_UP_S", "LEASE_S", "Scene"]
 
 LEASE_S = 3.0
 FOR_EVER = float("inf")
@@ -45,14 +45,25 @@ class Scene:
     """While this file is there, fsync fails on nodes that run with the shim."""
     injected: dict[str, int] = field(default_factory=dict)
     """How often each kind of fault."""
+    marks: list[Fault] = field(default_factory=list)
+    """All that was done, also what explains nothing."""
     given_up: int = 0
     """How often a node has ended because its disk did not come back, as it says it does."""
 
     @contextmanager
-    def fault(self, kind: str, *names: str) -> Iterator[None]:
-        """Write down that a fault lasts as long as the body."""
+    def fault(self, kind: str, *names: str, explains: bool = True) -> Iterator[None]:
+        """Write down that a fault lasts as long as the body.
+
+        Args:
+            names: of the nodes that are hit; nobody named: all.
+            explains: may a timer be delivered twice for it?
+        """
         fault = Fault(kind, time.monotonic(), FOR_EVER, frozenset(names))
-        self.history.faults.append(fault)
+        self.marks.append(fault)
+        if explains:
+            self.history.faults.append(fault)
+        else:
+            self.history.note(fault.start_s, f"{kind} {', '.join(names)}".rstrip())
         self.injected[kind] = self.injected.get(kind, 0) + 1
         try:
             yield
@@ -104,9 +115,9 @@ async def freeze(scene: Scene) -> None:
 
 
 async def leave(scene: Scene) -> None:
-    """SIGTERM of a node: it leaves the ring; then it joins again."""
+    """SIGTERM of a node: it ends its deliveries and leaves the ring; then it joins again."""
     name = scene.node()
-    with scene.fault("SIGTERM", name):
+    with scene.fault("SIGTERM", name, explains=False):
         code = await scene.world.stop(name)
         if code != 0:
             scene.history.failures.append((time.monotonic(), f"{name} ended with {code}"))
@@ -143,6 +154,7 @@ async def split_servers(scene: Scene) -> None:
             await scene.lasting(4.0, 10.0)
         finally:
             host.heal()
+        await scene.world.nats_healthy()
 
 
 async def kill_server(scene: Scene) -> None:
@@ -164,8 +176,8 @@ async def _kill_servers(scene: Scene, kind: str, servers: list[NatsServer]) -> N
 
 
 async def kill_receiver(scene: Scene) -> None:
-    """kill -9 of the receiver, which is started again."""
-    with scene.fault("receiver"):
+    """kill -9 of the receiver, which is started again. It knows itself whom it has not answered."""
+    with scene.fault("receiver", explains=False):
         scene.receiver.kill()
         await scene.lasting(1.0, 6.0)
         await scene.receiver.start()

@@ -25,6 +25,9 @@ IN_FLIGHT_MAX = 1_500
 KNOWN_MAX = 2_000
 """Timers that can be updated and cancelled; further ones take the place of the oldest."""
 PADDING_MAX = 400
+CANCELS_MAX = 20
+CANCEL_PAUSE_S = 1.0
+"""Before a cancel is repeated: with `CANCELS_MAX` longer than any fault lasts."""
 RETRY = {"attempts": 1000, "backoff_ms": 200, "max_ms": 1_500}
 """Of each timer: however long its receiver is away, it does not become a dead letter."""
 DELIVERY_TIMEOUT_MS = 4_000
@@ -204,7 +207,7 @@ class Load:
         elif kind == "update":
             await self._update(known)
         elif kind == "cancel":
-            await self._ask("cancel", "DELETE", known.id)
+            await self._cancel(known)
         else:
             operation, told = await self._ask("get", "GET", known.id)
             if operation.answer == "done":
@@ -251,6 +254,19 @@ class Load:
         operation, _ = await self._ask("update", "PUT", known.id, content, due_ms, body)
         if operation.answer == "done":
             self._known.append(_Known(known.id, time.monotonic() + timeout_ms / 1000))
+
+    async def _cancel(self, known: _Known) -> None:
+        """Until it is known what became of it: a cancel without an answer would excuse a loss.
+
+        Each request is an operation of its own. A refusal says nothing of the one before it.
+        """
+        is_unknown = False
+        for _ in range(CANCELS_MAX):
+            operation, _ = await self._ask("cancel", "DELETE", known.id)
+            is_unknown = is_unknown or operation.answer == "unknown"
+            if not is_unknown or operation.answer in ("done", "missing"):
+                return
+            await asyncio.sleep(CANCEL_PAUSE_S)
 
     async def _ask(
         self,

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -27,6 +27,8 @@ __all__ = ["ChaosReceiver", "main", "read_delivery"]
 
 PORT = 8080
 START_S_MAX = 30.0
+UNANSWERED_S = 1.0
+"""What it has written down so shortly before it was killed may be answered or not."""
 STAMP_S = 1.0
 """The header ``webhook-timestamp`` is in whole seconds."""
 REFUSED = 10
@@ -85,7 +87,7 @@ def _status(key: str) -> int:
     return 503 if chance < REFUSED else 0 if chance < REFUSED + UNANSWERED else 200
 
 
-def read_delivery(line: str, names: Mapping[str, str]) -> Delivery:
+def read_delivery(line: str, names: Mapping[str, str], killed_s: Sequence[float] = ()) -> Delivery:
     """One line of the file.
 
     A delivery has begun when the node says so, to the end of that second: a packet may have been
@@ -93,6 +95,7 @@ def read_delivery(line: str, names: Mapping[str, str]) -> Delivery:
 
     Args:
         names: of the nodes, by address.
+        killed_s: when the receiver was killed.
     """
     found = json.loads(line)
     clock_ms, at_s = int(found["clock_ms"]), float(found["at_s"])
@@ -106,7 +109,8 @@ def read_delivery(line: str, names: Mapping[str, str]) -> Delivery:
         due_ms=int(found["due"]) if found["due"].isdigit() else 0,
         node=names.get(found["peer"], found["peer"]),
         taken=found["status"] != 503,
-        told=found["status"] == 200,
+        told=found["status"] == 200
+        and not any(at_s <= kill_s < at_s + UNANSWERED_S for kill_s in killed_s),
     )
 
 
@@ -124,6 +128,7 @@ class ChaosReceiver:
         self.host = host
         self._is_kind = is_kind
         self._process: subprocess.Popen[bytes] | None = None
+        self._killed_s: list[float] = []
         self._lines: list[str] = []
         self._read_bytes = 0
 
@@ -153,12 +158,13 @@ class ChaosReceiver:
         if process is not None:
             process.kill()
             process.wait()
+            self._killed_s.append(time.monotonic())
             if process.stdin is not None:
                 process.stdin.close()
 
     def deliveries(self, names: Mapping[str, str]) -> list[Delivery]:
         """All that has come since the first start, in the order of arrival."""
-        return [read_delivery(line, names) for line in self.lines()]
+        return [read_delivery(line, names, self._killed_s) for line in self.lines()]
 
     def lines(self) -> list[str]:
         """The lines of the file that are complete."""

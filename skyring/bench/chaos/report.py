@@ -121,7 +121,7 @@ def series(outcome: Outcome) -> dict[str, Any]:
         ],
         "faults": [
             (each.kind, each.start_s - zero_s, each.end_s - zero_s, sorted(each.nodes))
-            for each in history.faults
+            for each in outcome.marks
             if math.isfinite(each.end_s)
         ],
     }

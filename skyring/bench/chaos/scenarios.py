@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from skyring.bench.chaos.faults import FAULTS, GIVEN_UP, GIVEN_UP_S, Scene
+from skyring.bench.chaos.faults import FAULTS, GIVEN_UP, GIVEN_UP_S, LEASE_S, Scene
 from skyring.bench.chaos.load import Load, LoadShape
 from skyring.bench.chaos.receiver import ChaosReceiver
 from skyring.bench.chaos.sandbox import Network, compile_shim
@@ -25,7 +25,11 @@ from skyring.testing.proof.history import Fault, History
 
 __all__ = ["SCENARIOS", "Limits", "Losses", "Outcome", "Scenario", "listed", "run_scenario"]
 
-NODE_ARGUMENTS = ("--ring:request-timeout-ms", "4000")
+REQUEST_S = 4.0
+NODE_ARGUMENTS = ("--ring:request-timeout-ms", f"{REQUEST_S * 1000:.0f}")
+BEGUN_S = 1.05
+FAULT_S = LEASE_S + REQUEST_S + BEGUN_S
+"""A fault is felt for as long as a lease goes on, and a request that it has swallowed."""
 SMALL_DISK = ("--storage:write-buffer-bytes", "262144")
 LINGER_S = 2.0
 POLL_S = 1.0
@@ -69,8 +73,9 @@ class Limits(NamedTuple):
     """After the ring is whole again, before it has to be punctual."""
     calm_s: float = 8.0
     """How long it is looked at then."""
-    drain_s: float = 90.0
-    """So long after the last operation everything has been delivered."""
+    drain_s: float = 30.0
+    """So long after the last operation everything has been delivered: 12 s are left of the longest
+    time-outs, and a delivery is put off by 1.5 s."""
     late_s: float = 2.0
     """In the calm."""
     is_busy: bool = False
@@ -79,7 +84,7 @@ class Limits(NamedTuple):
 
     def allowance(self) -> Allowance:
         """What the checker allows: docs/CHAOS.md has the reasons."""
-        return Allowance(begun_s=1.05, fault_s=12.0, late_s=self.late_s)
+        return Allowance(begun_s=BEGUN_S, fault_s=FAULT_S, late_s=self.late_s)
 
 
 class Losses(NamedTuple):
@@ -108,6 +113,8 @@ class Outcome:
     history: History
     violations: list[Violation]
     injected: dict[str, int]
+    marks: list[Fault] = field(default_factory=list)
+    """All that was done, and when."""
     answers: dict[str, int] = field(default_factory=dict)
     skipped: int = 0
     drain_s: float = 0.0
@@ -220,7 +227,7 @@ async def run_scenario(
         environment=environment,
     )
     scene = Scene(world, ChaosReceiver(directory, network.home), history, chance, trigger)
-    outcome = Outcome(name, scenario.what, history, [], scene.injected)
+    outcome = Outcome(name, scenario.what, history, [], scene.injected, scene.marks)
     if limits.is_busy:
         history.faults.append(Fault("busy machine", time.monotonic(), float("inf")))
     try:
@@ -257,7 +264,7 @@ async def _inject(
         fault = waiting.pop()
         await FAULTS[fault](scene)
         is_first = is_first and bool(waiting)
-        last = scene.history.faults[-1]
+        last = scene.marks[-1]
         progress(f"  {last.end_s - began_s:6.1f} s  {last.kind} {', '.join(last.nodes)}")
         await scene.lasting(*limits.pause_s)
 

@@ -110,7 +110,11 @@ class World(RingProcesses):
         """Start servers that do not run; returns when they are healthy."""
         for server in servers:
             server.spawn()
-        for server in servers:
+        await self.nats_healthy()
+
+    async def nats_healthy(self) -> None:
+        """Until all servers, also those that were not touched, know who leads each stream."""
+        for server in self.nats:
             await server.until(server.answers)
 
     async def whole(self, timeout_s: float = START_TIMEOUT_S) -> float:
