@@ -20,7 +20,7 @@ STALLED = ("a delivery does not end",)
 OF_DISKS = ("a write failed", "the due index of slot")
 """What a node may have to say whose disk fails; the simulator allows the same."""
 OF_DAMAGE = (
-    *("damaged", "lost", "cannot be read", "cannot be delivered"),
+    *("damaged", "lost", "cannot be read", "cannot be delivered", "Corruption: "),
     *("the due index", "stood in the due index at a time of another"),
 )
 """Words of what a node may have to say of damaged files."""
