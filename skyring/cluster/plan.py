@@ -79,8 +79,9 @@ def make_plan(options: Options) -> Plan:
         raise ConfigError(f"the nodes of a cluster listen on IPv4, and not on {options.host}")
     _check_servers(options)
     binary = server_binary()
-    nats_ports = _ports(options.nats_port, options.nats_servers, "--nats-port", HOST, "nats")
-    ports = _ports(options.port, options.nodes, "--port", options.host, "node")
+    given = _given_ports(options.port, options.nodes)
+    nats_ports = _ports(options.nats_port, options.nats_servers, "--nats-port", HOST, "nats", given)
+    ports = _ports(options.port, options.nodes, "--port", options.host, "node", nats_ports)
     twice = set(nats_ports) & set(ports)
     if twice:
         raise ConfigError(f"--port and --nats-port both come to {min(twice)}")
@@ -166,19 +167,25 @@ def _node_program(
     return Program(name, command, f"http://{host}:{port}", host, port, "/health/ready", data)
 
 
-def _ports(first: int, count: int, option: str, host: str, name: str) -> list[int]:
+def _given_ports(first: int, count: int) -> range:
+    return range(first, first + count) if first else range(0)
+
+
+def _ports(
+    first: int, count: int, option: str, host: str, name: str, others: Sequence[int]
+) -> list[int]:
     if first == 0:
-        return free_ports(count, host)
+        return free_ports(count, host, others)
     if first + count - 1 > PORT_MAX:
         raise ConfigError(f"{option} {first}: there are no {count} ports from there on")
-    for number, port in enumerate(range(first, first + count), 1):
+    for number, port in enumerate(_given_ports(first, count), 1):
         reason = _why_taken(host, port)
         if reason is not None:
             who = name if name == "nats" and count == 1 else f"{name}-{number}"
             raise SkyringError(
                 f"{who} cannot listen on {host}:{port}: {reason}; {option} 0 takes free ports"
             )
-    return list(range(first, first + count))
+    return list(_given_ports(first, count))
 
 
 def _why_taken(host: str, port: int) -> str | None:

@@ -51,6 +51,7 @@ class Answering:
         incarnation: of this node.
         bytes_max: the longest answer.
         released: called when slots were given to a node.
+        is_claiming: is this node claiming a slot in this moment?
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Answering:
         incarnation: Callable[[], int],
         bytes_max: Callable[[], int],
         released: Callable[[frozenset[int], str], None],
+        is_claiming: Callable[[int], bool],
     ) -> None:
         self._host = host
         self._execute_many = execute_many
@@ -68,6 +70,7 @@ class Answering:
         self._incarnation = incarnation
         self._bytes_max = bytes_max
         self._released = released
+        self._is_claiming = is_claiming
         self._replays = Replays()
         self._late: set[asyncio.Future[Sequence[bytes | None]]] = set()
 
@@ -86,11 +89,14 @@ class Answering:
         return encode(ProbeAnswer(self._incarnation()))
 
     async def _release(self, question: ReleaseQuestion) -> bytes:
-        wanted = unpack_slots(question.slots, self._slots).intersection(self._host.held())
-        released = await self._host.release(wanted)
+        wanted = unpack_slots(question.slots, self._slots)
+        released = await self._host.release(wanted.intersection(self._host.held()))
         if released:
             self._released(released, question.node)
-        return encode(ReleaseAnswer(pack_slots(released)))
+        # For these it does not act, and will not without a new claim, which the log would refuse.
+        held = self._host.held()
+        free = {slot for slot in wanted if slot not in held and not self._is_claiming(slot)}
+        return encode(ReleaseAnswer(pack_slots(released | free)))
 
     async def _operations(self, question: OperationsQuestion) -> bytes:
         asker = (question.node, question.incarnation)

@@ -157,6 +157,7 @@ class RingMember:
             lambda: self.presence.incarnation,
             lambda: bus.payload_bytes_max,
             self._on_released,
+            lambda slot: self.ownership.phase(slot) == "claiming",
         )
 
     # What others want to know

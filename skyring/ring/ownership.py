@@ -5,9 +5,10 @@
                              └── no holder, or its lease is over ┘
 
 A slot is moved by its new owner. It reads the log while the old holder still serves, asks that one
-to release, and claims. A holder that does not answer is waited out for its lease, measured from
-when it was last heard, and then overtaken; the claim's epoch fences it. A slot that is held and
-placed elsewhere is served until its new owner asks for it.
+to release, and claims. Who stands in the log as the last to have claimed it is asked as well, for
+it may not have said so yet. A holder that does not answer is waited out for its lease, measured
+from when it was last heard, and then overtaken; the claim's epoch fences it. A slot that is held
+and placed elsewhere is served until its new owner asks for it.
 
 All times are monotonic milliseconds of this node.
 """
@@ -67,7 +68,7 @@ class Ownership:
         self._ask_again_ms = ask_again_ms
         self._grace_ms = grace_ms
         self._mine_since_ms = [0] * slots
-        self._released_by = [""] * slots
+        self._released_by: list[frozenset[str]] = [frozenset()] * slots
         self._phases: list[Phase] = ["idle"] * slots
         self._not_before_ms = [0] * slots
         self._placement: Placement = (None,) * slots
@@ -103,7 +104,7 @@ class Ownership:
                 "released",
             ):
                 self._phases[slot] = "idle"
-                self._released_by[slot] = ""
+                self._released_by[slot] = frozenset()
 
     def followed(self, slots: Iterable[int]) -> None:
         """The logs of these slots have been read up to their ends."""
@@ -114,10 +115,11 @@ class Ownership:
         self._put_off(slots, "following", "idle", now_ms)
 
     def released(self, slots: Iterable[int], by: str) -> None:
-        """This holder has released them: they can be claimed."""
+        """This node does not act for them any more: if nobody else may, they can be claimed."""
         for slot in slots:
             if self._phases[slot] == "asking":
-                self._phases[slot], self._released_by[slot] = "released", by
+                self._phases[slot] = "released"
+                self._released_by[slot] |= {by}
 
     def refused(self, slots: Iterable[int], now_ms: int) -> None:
         """The holder has not answered, or will not release them now."""
@@ -131,7 +133,7 @@ class Ownership:
         """They are not held (any more): released, fenced, or not claimed."""
         for slot in slots:
             self._phases[slot] = "idle"
-            self._released_by[slot] = ""
+            self._released_by[slot] = frozenset()
             self._not_before_ms[slot] = now_ms + self._ask_again_ms
 
     def taken(
@@ -141,7 +143,7 @@ class Ownership:
         claimants: Mapping[int, Holder],
         now_ms: int,
     ) -> frozenset[int]:
-        """Those of these slots for which others may act, but for the one that has released them.
+        """Those of these slots for which others may act, but for those that have released them.
 
         Args:
             slots: that are to be claimed.
@@ -149,14 +151,22 @@ class Ownership:
             claimants: see `step`.
             now_ms: now.
         """
-        return frozenset(
-            slot
-            for slot in slots
+        return frozenset(slot for slot in slots if self._others(slot, holders, claimants, now_ms))
+
+    def _others(
+        self,
+        slot: int,
+        holders: Mapping[int, Holder],
+        claimants: Mapping[int, Holder],
+        now_ms: int,
+    ) -> list[Holder]:
+        return [
+            other
             for other in (holders.get(slot), claimants.get(slot))
             if other is not None
-            and other.name != self._released_by[slot]
+            and other.name not in self._released_by[slot]
             and now_ms < other.lease_until_ms
-        )
+        ]
 
     def step(
         self, holders: Mapping[int, Holder], claimants: Mapping[int, Holder], now_ms: int
@@ -181,25 +191,24 @@ class Ownership:
                 # All together: who reads the logs of many slots reads them in one go.
                 self._phases[slot] = "following"
                 follow.add(slot)
-            elif phase == "released":
-                if self.taken([slot], holders, claimants, now_ms):
-                    self._phases[slot] = "ready"  # somebody was quicker: it has to be asked
-                    self._released_by[slot] = ""
-                else:
-                    self._phases[slot] = "claiming"
-                    claim.add(slot)
-            elif phase == "ready":
-                holder = holders.get(slot)
-                grace_ms = self._grace_ms if holder is None else 0
-                if now_ms >= self._mine_since_ms[slot] + grace_ms and not self.taken(
-                    [slot], holders, claimants, now_ms
-                ):
+                continue
+            others = self._others(slot, holders, claimants, now_ms)
+            if phase == "released" and not others:
+                self._phases[slot] = "claiming"
+                claim.add(slot)
+            elif phase == "released":  # there is one more to be asked
+                moving -= 1
+                phase = self._phases[slot] = "ready"
+            if phase == "ready":
+                listening = [other.name for other in others if other.is_listening]
+                grace_ms = 0 if slot in holders else self._grace_ms
+                if not others and now_ms >= self._mine_since_ms[slot] + grace_ms:
                     self._phases[slot] = "claiming"
                     overtake.add(slot)
-                elif holder is not None and holder.is_listening and moving < self._moves_max:
+                elif listening and moving < self._moves_max:
                     moving += 1
                     self._phases[slot] = "asking"
-                    ask.setdefault(holder.name, set()).add(slot)
+                    ask.setdefault(listening[0], set()).add(slot)
         return Steps(
             frozenset(follow),
             {name: frozenset(asked) for name, asked in ask.items()},

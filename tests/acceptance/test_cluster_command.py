@@ -154,7 +154,7 @@ async def test_it_starts_and_stops_in_order(tmp_path: Path) -> None:
 
 async def test_ports_that_were_asked_for_and_a_second_start(tmp_path: Path) -> None:
     first = next(port for port in iter(free_port, None) if all(map(is_free, (port, port + 1))))
-    nats_port = free_port()
+    nats_port = free_port(avoid=(first, first + 1))
     for _ in range(2):
         async with cluster(
             tmp_path, "--nodes", "2", "--sync", "interval", port=first, nats_port=nats_port

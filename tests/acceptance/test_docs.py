@@ -36,6 +36,13 @@ from tests.documents import blocks, commands, curl, expected_status, section, sh
 ROOT = Path(__file__).parents[2]
 README, CLI, HTTP = ROOT / "README.md", ROOT / "docs" / "cli.md", ROOT / "docs" / "http.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OPTIONS_OF_OTHERS = {
+    "--strict",  # mypy
+    *("--no-build", "--no-deps"),  # docker compose
+    "--no-same-owner",  # tar
+    "--cascade",  # kubectl
+    *("--reuse-values", "--set"),  # helm
+}
 TIMEOUT_S = 60
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
@@ -339,7 +346,7 @@ def test_what_a_page_names_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     if page != README:  # whose other options are those of curl
         named = set(re.findall(r"(?<=[ `(])--[a-z][a-z:-]*[a-z]", text))
-        assert named - known_options() - {"--strict"} == set()
+        assert named - known_options() - OPTIONS_OF_OTHERS == set()
     keys = {option.key for option in setting_options()}
     groups = "|".join({option.group for option in setting_options() if option.group})
     assert set(re.findall(rf"`((?:{groups})\.\w+_\w+)`", text)) - keys == set()

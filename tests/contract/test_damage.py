@@ -100,7 +100,11 @@ def copy(directory: Path, to: Path) -> None:
 
 
 def lengths(directory: Path) -> dict[str, int]:
-    return {entry.name: entry.stat().st_size for entry in os.scandir(directory)}
+    found = {}
+    for file in list(directory.iterdir()):
+        with suppress(FileNotFoundError):  # LevelDB removes what it needs no more
+            found[file.name] = file.stat().st_size
+    return found
 
 
 def file_of(directory: Path, pattern: str, which: int = -1) -> Path:

@@ -24,6 +24,7 @@ from tests.simulation.seeds import play
         349,
         354,
         370,
+        430,
         491,
         576,
         762,

@@ -99,9 +99,21 @@ def test_a_claim_that_stands_in_the_log_counts_though_nobody_tells_of_it() -> No
     follow(owner)
     claimants = {0: Holder("third", LEASE_MS, True)}
     dead = {0: holder(0, is_listening=False)}
-    assert owner.step(dead, claimants, 0).overtake == all_of(1, 2, 3, 4, 5)
-    assert owner.step(dead, claimants, LEASE_MS - 1) == Steps()
-    assert owner.step(dead, claimants, LEASE_MS).overtake == all_of(0)
+    steps = owner.step(dead, claimants, 0)
+    assert steps == Steps(ask={"third": all_of(0)}, overtake=all_of(1, 2, 3, 4, 5))
+    owner.refused([0], 0)
+    assert not owner.step(dead, claimants, LEASE_MS - 1).overtake
+    owner.refused([0], LEASE_MS - 1)
+    assert owner.step(dead, claimants, LEASE_MS + 99).overtake == all_of(0)
+
+
+def test_who_has_claimed_a_slot_and_does_not_act_for_it_need_not_be_waited_for() -> None:
+    owner = ownership()
+    follow(owner)
+    claimants = {0: Holder("third", LEASE_MS, True)}
+    assert owner.step({}, claimants, 0).ask == {"third": all_of(0)}
+    owner.released([0], "third")
+    assert owner.step({}, claimants, 0) == Steps(claim=all_of(0))
 
 
 @pytest.mark.parametrize(("claimant", "is_free"), [("other", True), ("third", False)])
@@ -115,7 +127,11 @@ def test_a_slot_that_was_released_and_that_somebody_else_has_claimed(
     owner.released([0], "other")
     claimants = {0: Holder(claimant, LEASE_MS, True)}
     assert owner.taken([0], holders, claimants, 0) == (all_of() if is_free else all_of(0))
-    assert owner.step(holders, claimants, 0).claim == (all_of(0) if is_free else all_of())
+    steps = owner.step(holders, claimants, 0)
+    assert steps.claim == (all_of(0) if is_free else all_of())
+    assert steps.ask == ({} if is_free else {"third": all_of(0)}), "which is asked as well"
+    owner.released([0], "third")
+    assert owner.step(holders, claimants, 0).claim == (all_of() if is_free else all_of(0))
     owner.lost([0], 0)
     assert owner.taken([0], holders, {}, 0) == all_of(0), "that it released it once is over"
 
@@ -217,7 +233,7 @@ class Moves(RuleBasedStateMachine):
         self.owner = ownership(moves_max=4)
         self.holders: dict[int, Holder] = {}
         self.claimants: dict[int, Holder] = {}
-        self.released: dict[int, str] = {}
+        self.released: dict[int, set[str]] = {}
         self.asked: dict[int, str] = {}
         self.following: set[int] = set()
         self.claiming: set[int] = set()
@@ -227,6 +243,9 @@ class Moves(RuleBasedStateMachine):
         self.owner.placed(
             tuple(data.draw(st.sampled_from(["me", "other"])) for _ in MINE), self.now_ms
         )
+        for slot in range(SLOTS):
+            if self.owner.phase(slot) == "idle":
+                self.released.pop(slot, None)
 
     @rule(
         slot=st.integers(0, SLOTS - 1),
@@ -235,13 +254,8 @@ class Moves(RuleBasedStateMachine):
         is_listening=st.booleans(),
     )
     def another_holds(self, slot: int, name: str, ms: int, is_listening: bool) -> None:
-        if self.released.get(slot) == name:
+        if slot not in self.claiming | self.owner.held():
             self.holders[slot] = Holder(name, self.now_ms + ms, is_listening)
-        elif slot not in self.claiming | self.owner.held():
-            self.holders[slot] = Holder(name, self.now_ms + ms, is_listening)
-            self.released.pop(slot, None)
-            self.asked.pop(slot, None)
-            self.owner.refused([slot], self.now_ms)
 
     @rule(
         slot=st.integers(0, SLOTS - 1),
@@ -259,17 +273,10 @@ class Moves(RuleBasedStateMachine):
         steps = self.owner.step(self.holders, self.claimants, self.now_ms)
         assert steps.claim <= self.released.keys()
         for slot in steps.claim | steps.overtake:
-            found = self.holders.get(slot)
-            assert found is None or found.lease_until_ms <= self.now_ms or slot in self.released
-            claimant = self.claimants.get(slot)
-            assert (
-                claimant is None
-                or claimant.lease_until_ms <= self.now_ms
-                or claimant.name == self.released.get(slot)
-            )
+            assert self.acting(slot) <= self.released.get(slot, set())
         for name, slots in steps.ask.items():
-            assert all(self.holders[slot].name == name for slot in slots)
-            assert all(self.holders[slot].is_listening for slot in slots)
+            for slot in slots:
+                assert name in self.acting(slot, listening=True) - self.released.get(slot, set())
             self.asked |= dict.fromkeys(slots, name)
         self.following |= steps.follow
         self.claiming |= steps.claim | steps.overtake
@@ -282,8 +289,9 @@ class Moves(RuleBasedStateMachine):
 
     @rule()
     def release(self) -> None:
-        self.released |= self.asked
         for slot, name in self.asked.items():
+            if self.owner.phase(slot) == "asking":
+                self.released.setdefault(slot, set()).add(name)
             self.owner.released([slot], name)
         self.asked.clear()
 
@@ -295,7 +303,18 @@ class Moves(RuleBasedStateMachine):
                 self.holders.pop(slot, None)
         else:
             self.owner.lost(self.claiming, self.now_ms)
+            for slot in self.claiming:
+                self.released.pop(slot, None)
         self.claiming.clear()
+
+    def acting(self, slot: int, *, listening: bool = False) -> set[str]:
+        """Others that may act for a slot now."""
+        others = [each[slot] for each in (self.holders, self.claimants) if slot in each]
+        return {
+            each.name
+            for each in others
+            if each.lease_until_ms > self.now_ms and each.is_listening >= listening
+        }
 
     @invariant()
     def few_are_moving(self) -> None:

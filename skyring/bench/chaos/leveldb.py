@@ -87,7 +87,10 @@ def harm_of(aim: Aim) -> Harm:
 
 def _harm_of(aim: Aim) -> Harm:
     if aim.kind == "table":
-        keys, data_end = _table(aim.file.read_bytes())
+        content = aim.file.read_bytes()
+        if not _is_finished(content):
+            return Harm(frozenset(), may_refuse=False)
+        keys, data_end = _table(content)
         return Harm(_timers(keys), aim.how == "truncate" or aim.at >= data_end)
     first = aim.at - aim.at % BLOCK_BYTES if aim.how == "flip" else aim.at
     if aim.kind == "log":
@@ -147,15 +150,19 @@ def _records(content: bytes) -> Iterator[_Span]:
 
 
 def table_keys(file: Path) -> set[bytes]:
-    """All keys of a table, also removed ones."""
-    return _table(file.read_bytes())[0]
+    """All keys of a table, also removed ones; none of one that was never finished."""
+    content = file.read_bytes()
+    return _table(content)[0] if _is_finished(content) else set()
+
+
+def _is_finished(content: bytes) -> bool:
+    """One that is not was being written when the process ended: nothing needs it."""
+    return int.from_bytes(content[-8:], "little") == MAGIC
 
 
 def _table(content: bytes) -> tuple[set[bytes], int]:
     """Its keys, and where its data ends."""
     footer = _Reader(content[-FOOTER_BYTES:])
-    if int.from_bytes(footer.data[-8:], "little") != MAGIC:
-        raise BenchError("it is no table")
     footer.varint(), footer.varint()  # of the index of filters
     keys: set[bytes] = set()
     data_end = 0

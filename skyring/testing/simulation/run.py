@@ -48,7 +48,7 @@ HOLDERS_PER_LEASE = 0.02
 """Part of a lease after which it is looked again who acts for which slot."""
 AFTER_CLAIM_S = (0.003, 0.01)
 """So soon after a claim as well."""
-HARMLESS = ("stop", "slow disk")
+HARMLESS = ("stop",)
 """Kinds of faults with which no request to a node that runs may fail."""
 PAGE = 1_000
 
