@@ -284,7 +284,7 @@ def test_the_directories_are_those_of_the_units() -> None:
 
 
 def test_no_loop_waits_for_ever() -> None:
-    text = PAGE.read_text(encoding="utf-8")
+    text = "".join(blocks(PAGE, "sh"))
     assert text.count("until ") == len(re.findall(r"timeout \d+ sh -c 'until ", text)) == 2
 
 
