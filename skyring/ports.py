@@ -11,7 +11,7 @@ from pathlib import Path
 
 from skyring.errors import SkyringError
 
-__all__ = ["HIGHEST", "LOWEST", "free_port", "free_ports"]
+__all__ = ["HIGHEST", "LOWEST", "free_port", "free_ports", "why_taken"]
 
 LOWEST = 12_000
 HIGHEST = 31_999
@@ -37,7 +37,7 @@ def free_port(host: str = "127.0.0.1", avoid: Iterable[int] = ()) -> int:
     taken = set(avoid)
     for _ in range(ATTEMPTS_MAX):
         port = _next()
-        if port not in taken and _is_free(host, port):
+        if port not in taken and why_taken(host, port) is None:
             return port
     raise SkyringError(f"no free port found on {host}")
 
@@ -52,14 +52,15 @@ def free_ports(count: int, host: str = "127.0.0.1", avoid: Iterable[int] = ()) -
     return found
 
 
-def _is_free(host: str, port: int) -> bool:
+def why_taken(host: str, port: int) -> str | None:
+    """Why a port cannot be listened on, in words; None if it can."""
     with socket.socket() as candidate:
         candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             candidate.bind((host, port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            return (error.strerror or str(error)).lower()
+    return None
 
 
 def _next() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import NamedTuple
 
 from skyring.cluster.nats_server import Sync, nats_config, server_binary
 from skyring.errors import ConfigError, SkyringError
-from skyring.ports import free_ports
+from skyring.ports import free_ports, why_taken
 
 __all__ = ["Options", "Plan", "Program", "make_plan"]
 
@@ -179,20 +178,10 @@ def _ports(
     if first + count - 1 > PORT_MAX:
         raise ConfigError(f"{option} {first}: there are no {count} ports from there on")
     for number, port in enumerate(_given_ports(first, count), 1):
-        reason = _why_taken(host, port)
+        reason = why_taken(host, port)
         if reason is not None:
             who = name if name == "nats" and count == 1 else f"{name}-{number}"
             raise SkyringError(
                 f"{who} cannot listen on {host}:{port}: {reason}; {option} 0 takes free ports"
             )
     return list(_given_ports(first, count))
-
-
-def _why_taken(host: str, port: int) -> str | None:
-    with socket.socket() as candidate:
-        candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            candidate.bind((host, port))
-        except OSError as error:
-            return (error.strerror or str(error)).lower()
-    return None

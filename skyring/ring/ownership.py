@@ -191,6 +191,7 @@ class Ownership:
                 # All together: who reads the logs of many slots reads them in one go.
                 self._phases[slot] = "following"
                 follow.add(slot)
+            if phase not in ("released", "ready"):
                 continue
             others = self._others(slot, holders, claimants, now_ms)
             if phase == "released" and not others:

@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from grp import getgrgid
 from pathlib import Path
 from pwd import getpwuid
-from typing import Any
 
 import httpx
 import pytest
@@ -24,7 +23,8 @@ from skyring.cluster.leash import leashed
 from skyring.ports import free_port
 from tests.acceptance.receiver import CallbackReceiver
 from tests.contract.raw_receiver import Exchange, RawReceiver, always, answer
-from tests.deploy.shipped import DEPLOY, HOST
+from tests.deploy.shipped import DEPLOY, HOST, eventually
+from tests.deploy.test_operating import timer
 
 CONF = DEPLOY / "compose" / "nginx.conf"
 TIMERS = 400
@@ -93,11 +93,6 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         yield made
 
 
-def timer(callback: str, timeout_ms: int) -> dict[str, Any]:
-    to = {"transport": "http", "method": "post", "uri": callback}
-    return {"timeout": timeout_ms, "data": "", "callback": to}
-
-
 async def create(client: httpx.AsyncClient, url: str, callback: str, timeout_ms: int) -> str:
     """As `curl` does, without an id of its own; the id that the timer has got."""
     answered = await client.post(f"{url}/timer", json=timer(callback, timeout_ms))
@@ -128,9 +123,7 @@ async def test_nodes_are_killed_and_no_create_fails(
             await ring.whole()
         await creating
         ids = set(await asyncio.gather(*creates))
-        async with asyncio.timeout(WAIT_S_MAX):
-            while not ids <= {each.id for each in receiver.received}:
-                await asyncio.sleep(POLL_S)
+        await eventually(lambda: ids <= {each.id for each in receiver.received})
         assert not ring.defects()
     assert len(ids) == TIMERS
     assert all(each.arrived_ms >= each.due_ms for each in receiver.received)

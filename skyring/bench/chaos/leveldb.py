@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from skyring.bench.chaos.blows import Aim
 from skyring.bench.errors import BenchError
-from skyring.timers.record import DEAD_PREFIX, DUE_BYTES, DUE_PREFIX, TIMER_PREFIX
+from skyring.timers.record import DEAD_PREFIX, DUE_PREFIX, TIMER_PREFIX, split_due_key
 
 __all__ = ["BLOCK_BYTES", "Harm", "harm_of", "log_keys", "table_keys", "timer_of"]
 
@@ -105,7 +105,7 @@ def timer_of(key: bytes) -> str | None:
     if key.startswith((TIMER_PREFIX, DEAD_PREFIX)):
         return key[len(TIMER_PREFIX) :].decode()
     if key.startswith(DUE_PREFIX):
-        return key[len(DUE_PREFIX) + DUE_BYTES :].decode()
+        return split_due_key(key)[1]
     return None
 
 
