@@ -233,7 +233,12 @@ class Connection(Client):
 
     def unlisten(self, sid: bytes) -> None:
         """End a subscription."""
-        if self.takers.pop(sid, None) is not None and not self.lost.done():
+        if self.takers.pop(sid, None) is not None:
+            self.put_unsub(sid)
+
+    def put_unsub(self, sid: bytes) -> None:
+        """Have nothing more sent for a subscription; what is on its way is still taken."""
+        if not self.lost.done():
             self.put(b"UNSUB %b\r\n" % sid)
 
     async def _process_pong(self) -> None:

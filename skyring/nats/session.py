@@ -18,7 +18,7 @@ from skyring.nats.message import Message, Reply, encode_message
 from skyring.nats.parser import Take
 from skyring.tasks import end_tasks
 
-__all__ = ["Refused", "Session", "TimedOut"]
+__all__ = ["Interest", "Refused", "Session", "TimedOut"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,34 @@ class TimedOut(Exception):
     def __init__(self, is_sent: bool) -> None:
         super().__init__("no reply in time")
         self.is_sent = is_sent
+
+
+class Interest:
+    """What is listened to over one connection; made by `Session.subscribe`."""
+
+    def __init__(self, connection: Connection, sid: bytes, ended: Callable[[], object]) -> None:
+        self._connection = connection
+        self._sid = sid
+        self._ended = ended
+
+    def end(self) -> None:
+        """Nothing is handed over any more."""
+        self._ended()
+        self._connection.unlisten(self._sid)
+
+    async def drain(self) -> None:
+        """Have nothing more sent; when it returns, what was on its way has been handed over.
+
+        Raises:
+            ConnectionLost: it may be lost.
+        """
+        self._connection.put_unsub(self._sid)
+        pong = self._connection.ping()
+        await _first_of(pong, self._connection.lost)
+        self._ended()
+        self._connection.takers.pop(self._sid, None)
+        if not pong.done():
+            raise ConnectionLost(self._connection.lost.result())
 
 
 class _Entry:
@@ -206,24 +234,16 @@ class Session:
 
     def subscribe(
         self, subject: str, take: Take, queue: str, refused: Callable[[str], None]
-    ) -> Callable[[], None]:
+    ) -> Interest:
         """Have messages handed over as they come, by the reading task itself.
 
         Args:
             take: raises nothing.
             refused: called with the reason if the server does not permit it.
-
-        Returns:
-            A function that ends it.
         """
         self._refusals[subject] = refused
         sid = self._connection.listen(subject, take, queue)
-
-        def end() -> None:
-            self._refusals.pop(subject, None)
-            self._connection.unlisten(sid)
-
-        return end
+        return Interest(self._connection, sid, lambda: self._refusals.pop(subject, None))
 
     def _entry(self, message: Message, reply_to: bytes) -> _Entry:
         if self._connection.lost.done():

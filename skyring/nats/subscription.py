@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from skyring.errors import Unavailable
+from skyring.nats.connection import ConnectionLost
 from skyring.nats.message import Received
-from skyring.nats.session import Session
+from skyring.nats.session import Interest, Session
 
 __all__ = ["Subscription"]
 
@@ -42,21 +44,37 @@ class Subscription:
         """The server's words, if it does not permit this."""
         self._on_message = on_message
         self._ended = ended
-        self._end_here: Callable[[], None] | None = None
+        self._here: Interest | None = None
         self._is_over = False
 
     def begin(self, session: Session) -> None:
         """Listen on a new connection."""
         self.refused = None
-        self._end_here = session.subscribe(self.subject, self._take, self.queue, self._refuse)
+        self._here = session.subscribe(self.subject, self._take, self.queue, self._refuse)
 
     def end(self) -> None:
         """Listen no more; nothing is handed over after this. May be called twice."""
         self._is_over = True
         self._ended(self)
-        if self._end_here is not None:
-            self._end_here()
-            self._end_here = None
+        if self._here is not None:
+            self._here.end()
+            self._here = None
+
+    async def drain(self) -> None:
+        """Listen no more; what was on its way has been handed over when it returns.
+
+        Raises:
+            Unavailable: the connection was lost meanwhile.
+        """
+        self._ended(self)  # there is no next connection for it
+        here, self._here = self._here, None
+        try:
+            if here is not None:
+                await here.drain()
+        except ConnectionLost as error:
+            raise Unavailable(f"the connection to NATS was lost: {error}") from None
+        finally:
+            self._is_over = True
 
     def _take(self, subject: bytes, reply: bytes, head: bytes, data: bytes) -> None:
         if self._is_over:

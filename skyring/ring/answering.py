@@ -8,12 +8,14 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from skyring.errors import Unavailable
+from skyring.ring.bus import Answer
 from skyring.ring.host import SlotHost
 from skyring.ring.messages import (
     ALONE,
     LATE,
     MOVED,
     TOO_LONG,
+    Garbled,
     OperationsAnswer,
     OperationsQuestion,
     ProbeAnswer,
@@ -37,6 +39,8 @@ None is the answer of one whose slot is not held here."""
 
 LATE_S = 1.0
 """After this time an answer is given without those that are not done."""
+QUESTIONS_MAX = 10_000
+"""That are answered at once; more are dropped."""
 FRAME_BYTES = 16
 """More than what a message adds to an answer."""
 
@@ -52,6 +56,8 @@ class Answering:
         bytes_max: the longest answer.
         released: called when slots were given to a node.
         is_claiming: is this node claiming a slot in this moment?
+        spawn: begins a task that belongs to the ring.
+        garbled: told of questions that cannot be read.
     """
 
     def __init__(
@@ -63,6 +69,8 @@ class Answering:
         bytes_max: Callable[[], int],
         released: Callable[[frozenset[int], str], None],
         is_claiming: Callable[[int], bool],
+        spawn: Callable[[Awaitable[None]], bool],
+        garbled: Callable[[Garbled], None],
     ) -> None:
         self._host = host
         self._execute_many = execute_many
@@ -71,8 +79,37 @@ class Answering:
         self._bytes_max = bytes_max
         self._released = released
         self._is_claiming = is_claiming
+        self._spawn = spawn
+        self._garbled = garbled
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._replays = Replays()
         self._late: set[asyncio.Future[Sequence[bytes | None]]] = set()
+
+    def take(self, question: bytes, answer: Answer) -> None:
+        """Begin to answer a question."""
+        if self._under_way < QUESTIONS_MAX and self._spawn(self._take(question, answer)):
+            self._under_way += 1
+            self._idle.clear()
+
+    async def idle(self) -> None:
+        """Wait until all that were taken have been answered."""
+        await self._idle.wait()
+
+    async def _take(self, question: bytes, answer: Answer) -> None:
+        try:
+            answer(await self.answer(question))
+        except Garbled as error:
+            self._garbled(error)
+        except Unavailable as error:
+            logger.debug("a question is not answered: %s", error)
+        except Exception:  # a defect; whoever asked takes it for an answer that was lost
+            logger.exception("a question of another node failed")
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
 
     async def answer(self, data: bytes) -> bytes:
         """The answer to a question.

@@ -69,6 +69,14 @@ class Bus(ABC):
         """Have questions to this node come here, at the latest with the next announcement."""
 
     @abstractmethod
+    async def drain(self) -> None:
+        """Have no more questions come here. Those that were on their way have come when it returns.
+
+        Raises:
+            Unavailable: there is no connection (any more); no questions come by it.
+        """
+
+    @abstractmethod
     async def announce(self, announcement: bytes, timeout_ms: int) -> None:
         """Tell all; when it returns, the announcement is kept for newcomers.
 

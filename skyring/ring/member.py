@@ -20,7 +20,6 @@ from skyring.ring.contest import Contest
 from skyring.ring.host import SlotHost
 from skyring.ring.lease import waited_out_ms
 from skyring.ring.membership import Timing
-from skyring.ring.messages import Garbled
 from skyring.ring.mover import Mover
 from skyring.ring.observer import EmitEvent, Observer
 from skyring.ring.ownership import Ownership
@@ -39,8 +38,8 @@ TICKS = 5
 """Looks at what time has brought, for each heartbeat; two a second at least."""
 JOIN_PAUSE_S = 0.5
 MOVE_ASK_TIMEOUT_MS = 3_000
+FAREWELL_S = 2.0  # for the last questions to be answered
 RELEASE_S = 3.0  # for the storage to finish what is under way when this node leaves
-QUESTIONS_MAX = 10_000  # of others that are answered at once; more are dropped
 
 
 class MemberSettings(NamedTuple):
@@ -91,7 +90,6 @@ class RingMember:
         """Is it known who is there? Not just after a connection was made."""
         self._tick_s = min(0.5, timing.heartbeat_ms / 1_000 / TICKS)
         self._group: asyncio.TaskGroup | None = None
-        self._questions = 0
         self._up = asyncio.Event()
         self._empty = asyncio.Event()
         self._failure: asyncio.Future[None] | None = None
@@ -158,6 +156,8 @@ class RingMember:
             lambda: bus.payload_bytes_max,
             self._on_released,
             lambda slot: self.ownership.phase(slot) == "claiming",
+            self._spawn,
+            self.observer.note_garbled,
         )
 
     # What others want to know
@@ -235,6 +235,11 @@ class RingMember:
             async with asyncio.timeout(RELEASE_S + left_s):
                 await self._mover.idle()
                 self._forget(await self._host.release(list(self._host.held()), left_s))
+        with suppress(TimeoutError, Unavailable):
+            async with asyncio.timeout(FAREWELL_S):
+                # A question that comes to nobody is asked again; one that is lost is a riddle.
+                await self._bus.drain()
+                await self._answering.idle()
         self.presence.change("left")
         with suppress(Unavailable):
             await self.presence.announce()
@@ -289,17 +294,15 @@ class RingMember:
         if gossip is None:
             return
         if gossip.node != self._me:
-            self.observer.hear(gossip)
-            self._contest.heard(
-                self.observer.table.said_to_hold(gossip.node), self._clock.monotonic_ms()
-            )
+            self.ownership.left(self.observer.hear(gossip), gossip.node)
+            held = self.observer.table.said_to_hold(gossip.node)
+            self._contest.heard(held, self._clock.monotonic_ms())
         elif self.presence.state is not None and gossip.incarnation > self.presence.incarnation:
             self._fail(RingError(f"another node with the name {self._me} has joined the ring"))
 
     def asked(self, question: bytes, answer: Answer) -> None:
         """Another node asks this one."""
-        if self._questions < QUESTIONS_MAX and self._spawn(self._answer(question, answer)):
-            self._questions += 1
+        self._answering.take(question, answer)
 
     def connected(self) -> None:
         """The bus is up."""
@@ -330,18 +333,6 @@ class RingMember:
                 break
         self.presence.beat.set()
         self._mover.wake.set()
-
-    async def _answer(self, question: bytes, answer: Answer) -> None:
-        try:
-            answer(await self._answering.answer(question))
-        except Garbled as error:
-            self.observer.note_garbled(error)
-        except Unavailable as error:
-            logger.debug("a question is not answered: %s", error)
-        except Exception:  # a defect; whoever asked takes it for an answer that was lost
-            logger.exception("a question of another node failed")
-        finally:
-            self._questions -= 1
 
     # Slots that come and go
 

@@ -55,6 +55,10 @@ class MemoryBus(Bus):
     def serve(self) -> None:
         self._serves = True
 
+    async def drain(self) -> None:
+        await self._pass(1_000)
+        self._serves = False
+
     def connect(self) -> None:
         """The connection is there (again)."""
         if not self._is_up and self._listener is not None:

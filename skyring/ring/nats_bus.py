@@ -12,7 +12,6 @@ import asyncio
 import logging
 from base64 import b64decode
 from contextlib import suppress
-from typing import Any
 
 import msgspec
 
@@ -53,7 +52,8 @@ class NatsBus(Bus):
         self._api = JetStreamApi(link, request_timeout_ms)
         self._node = ""
         self._listener: Listener | None = None
-        self._subscriptions: list[Subscription] = []
+        self._announcements: Subscription | None = None
+        self._questions: Subscription | None = None
         self._has_stream = False
 
     @property
@@ -70,12 +70,18 @@ class NatsBus(Bus):
 
     async def open(self, node: str, listener: Listener) -> None:
         self._node, self._listener = node, listener
-        self._subscribe(f"{self._prefix}.gossip.*", self._on_announcement)
+        subject = f"{self._prefix}.gossip.*"
+        self._announcements = self._link.subscribe(subject, self._on_announcement)
         self._link.watch(self._on_up, listener.disconnected)
         await self._link.start()
 
     def serve(self) -> None:
-        self._subscribe(f"{self._prefix}.node.{self._node}", self._on_question)
+        subject = f"{self._prefix}.node.{self._node}"
+        self._questions = self._link.subscribe(subject, self._on_question)
+
+    async def drain(self) -> None:
+        if self._questions is not None:
+            await self._questions.drain()
 
     async def announce(self, announcement: bytes, timeout_ms: int) -> None:
         await self._need_stream()
@@ -111,15 +117,12 @@ class NatsBus(Bus):
             self._link.send(Message(f"{self._prefix}.events.{kind}", event))
 
     async def close(self) -> None:
-        for subscription in self._subscriptions:
-            subscription.end()
-        self._subscriptions.clear()
+        for subscription in (self._announcements, self._questions):
+            if subscription is not None:
+                subscription.end()
         await self._link.stop()
 
     # What comes
-
-    def _subscribe(self, subject: str, on_message: Any) -> None:
-        self._subscriptions.append(self._link.subscribe(subject, on_message))
 
     def _on_up(self, session: Session) -> None:
         self._has_stream = False

@@ -77,14 +77,18 @@ class Observer:
         self.garbled = 0
         """Messages that could not be read."""
 
-    def hear(self, gossip: Gossip) -> None:
-        """A node has said this of itself."""
+    def hear(self, gossip: Gossip) -> frozenset[int]:
+        """A node has said this of itself. If it is leaving: the slots that it holds no more."""
+        held = self.table.said_to_hold(gossip.node)
         effects = self.membership.heard(gossip, self._clock.monotonic_ms())
         member = self.membership.get(gossip.node)
         has_more = member is not None and self.table.told(member)
         self.apply(effects)
         if has_more:
             self._changed()
+        if gossip.state not in ("leaving", "left"):
+            return frozenset()
+        return held - self.table.said_to_hold(gossip.node)
 
     def holds(self, held: bytes) -> None:
         """The slots that this node itself holds, as by `pack_slots`."""

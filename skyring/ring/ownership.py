@@ -67,7 +67,7 @@ class Ownership:
         self._moves_max = moves_max
         self._ask_again_ms = ask_again_ms
         self._grace_ms = grace_ms
-        self._mine_since_ms = [0] * slots
+        self._left_alone_until_ms = [0] * slots
         self._released_by: list[frozenset[str]] = [frozenset()] * slots
         self._phases: list[Phase] = ["idle"] * slots
         self._not_before_ms = [0] * slots
@@ -96,7 +96,7 @@ class Ownership:
         before, self._placement = self._placement, placement
         for slot, owner in enumerate(placement):
             if owner == self._me != before[slot]:
-                self._mine_since_ms[slot] = now_ms
+                self._left_alone_until_ms[slot] = now_ms + self._grace_ms
             if owner != self._me and self._phases[slot] in (
                 "following",
                 "ready",
@@ -120,6 +120,12 @@ class Ownership:
             if self._phases[slot] == "asking":
                 self._phases[slot] = "released"
                 self._released_by[slot] |= {by}
+
+    def left(self, slots: Iterable[int], by: str) -> None:
+        """This node is leaving the ring, and has let go of them: they need not be left alone."""
+        self.released(slots, by)
+        for slot in slots:
+            self._left_alone_until_ms[slot] = 0
 
     def refused(self, slots: Iterable[int], now_ms: int) -> None:
         """The holder has not answered, or will not release them now."""
@@ -202,8 +208,8 @@ class Ownership:
                 phase = self._phases[slot] = "ready"
             if phase == "ready":
                 listening = [other.name for other in others if other.is_listening]
-                grace_ms = 0 if slot in holders else self._grace_ms
-                if not others and now_ms >= self._mine_since_ms[slot] + grace_ms:
+                is_known = slot in holders or now_ms >= self._left_alone_until_ms[slot]
+                if not others and is_known:
                     self._phases[slot] = "claiming"
                     overtake.add(slot)
                 elif listening and moving < self._moves_max:

@@ -97,7 +97,7 @@ class Reading:
         self._arrived = 0
         self._refused = ""
         self._news = asyncio.Event()
-        self._unsubscribe = session.subscribe(inbox, self._take, "", self._refuse)
+        self._interest = session.subscribe(inbox, self._take, "", self._refuse)
         session.lost.add_done_callback(self._lost)
 
     async def run(self, slots: int) -> AsyncIterator[Message]:
@@ -138,7 +138,7 @@ class Reading:
 
     def _end(self) -> None:
         """Nothing is waited for, so that it works in any state."""
-        self._unsubscribe()
+        self._interest.end()
         self._session.lost.remove_done_callback(self._lost)
         if self._consumer:
             self._api.tell(f"CONSUMER.DELETE.{self._consumer}")

@@ -230,6 +230,25 @@ async def test_without_a_connection_nothing_is_said(medium: Medium) -> None:
     assert await b.ask("a", b"back?", 5_000) == b"re:back?"
 
 
+async def test_one_that_takes_no_more_questions_answers_those_that_were_on_their_way(
+    medium: Medium,
+) -> None:
+    a, _ = await medium.join("a")
+    b, b_ear = await medium.join("b")
+    asked = [asyncio.create_task(a.ask("b", b"%d" % number, 5_000)) for number in range(500)]
+    await b_ear.until(lambda: bool(b_ear.questions))
+    await b.drain()
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    heard = [answer for answer in answers if not isinstance(answer, NobodyThere)]
+    assert heard == [b"re:%d" % number for number in range(len(heard))]
+    assert len(heard) == len(b_ear.questions)
+    with pytest.raises(NobodyThere):
+        await a.ask("b", b"?", 5_000)
+    await b.announce(b"left", 5_000)
+    assert await b.ask("a", b"?", 5_000) == b"re:?", "it can still ask"
+    await b.drain()
+
+
 async def test_one_that_has_closed_is_not_there(medium: Medium) -> None:
     a, _ = await medium.join("a")
     b, _ = await medium.join("b")

@@ -244,6 +244,31 @@ async def test_nothing_comes_after_the_end_of_a_subscription(link: Link) -> None
     assert len(ear.received) == 5
 
 
+async def test_what_was_on_its_way_comes_before_a_subscription_is_drained(link: Link) -> None:
+    ear = Ear()
+    subscription = link.subscribe("a", ear.take)
+    for _ in range(50):
+        link.send(Message("a", b""))
+    await subscription.drain()
+    assert len(ear.received) == 50
+    link.send(Message("a", b""))
+    await settled(link)
+    assert len(ear.received) == 50
+    await subscription.drain()
+
+
+async def test_a_subscription_that_loses_its_connection_says_so_when_it_is_drained(
+    server: NatsServer, link: Link
+) -> None:
+    subscription = link.subscribe("a", Ear().take)
+    await server.pause()
+    draining = asyncio.create_task(subscription.drain())
+    await asyncio.sleep(0)
+    server.kill()
+    with pytest.raises(Unavailable):
+        await draining
+
+
 async def test_one_of_a_queue_gets_each_message(server: NatsServer, link: Link) -> None:
     async with linked(server.url) as other:
         ears = [Ear(), Ear()]

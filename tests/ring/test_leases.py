@@ -436,3 +436,15 @@ async def test_who_is_not_heard_by_one_alone_keeps_its_slots() -> None:
         assert ring.nobody_shares()
         ring.network.is_cut = lambda source, target: False
         await ring.settled()
+
+
+def test_what_a_node_lets_go_of_as_it_leaves_is_known() -> None:
+    observer = made_observer(ManualClock())
+    assert observer.hear(Gossip("other", 1, "alive", held=pack_slots([2, 3, 5]))) == set()
+    released = Gossip("other", 1, "alive", held=pack_slots([2, 3]), beat=1)
+    assert observer.hear(released) == set(), "another node may be claiming it"
+    leaving = Gossip("other", 1, "leaving", held=pack_slots([2]), beat=2)
+    assert observer.hear(leaving) == {3}
+    assert observer.hear(Gossip("other", 2, "alive", held=pack_slots([2]))) == set()
+    assert observer.hear(Gossip("other", 1, "left", beat=3)) == set(), "that is long ago"
+    assert observer.hear(Gossip("other", 2, "left", beat=1)) == {2}

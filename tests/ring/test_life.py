@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from skyring.errors import NotFound, RingError, SkyringError, Unavailable
+from skyring.ring.messages import OperationsQuestion, decode_question
 from skyring.storage.entry import decode_entry
 from skyring.testing.recording import Delivered, Gate, take
 from skyring.transports import Outcome
@@ -251,6 +252,35 @@ async def test_a_slow_delivery_is_not_made_twice_by_a_graceful_move() -> None:
 
 async def nothing_pending(node: RingNode) -> bool:
     return await listed(node) == []
+
+
+async def test_who_leaves_answers_what_it_was_asked_before_it_says_farewell() -> None:
+    async with ring_of("a", "b") as ring:
+        a, b = ring.nodes.values()
+        assert b.node._ring is not None
+        answering = b.node._ring.member._answering
+        answer, may_answer = answering.answer, asyncio.Event()
+        heard = asyncio.Event()
+
+        async def answer_slowly(question: bytes) -> bytes:
+            answered = await answer(question)
+            if isinstance(decode_question(question), OperationsQuestion):
+                heard.set()
+                await may_answer.wait()
+            return answered
+
+        answering.answer = answer_slowly  # type: ignore[assignment, method-assign]
+        asked = asyncio.create_task(a.timers.cancel(ring.id_in(b.held)))
+        await heard.wait()
+        leaving = asyncio.create_task(b.node.leave())
+        await ring.until(lambda: not b.bus._serves)
+        assert not b.held
+        assert a.sees()["b"] == "leaving"
+        may_answer.set()
+        with pytest.raises(NotFound):
+            await asked
+        await leaving
+        assert a.sees()["b"] == "left"
 
 
 async def test_what_happens_is_told() -> None:

@@ -73,6 +73,23 @@ def test_the_lease_of_a_dead_holder_counts_also_when_the_grace_is_over() -> None
     assert owner.step(holders, {}, LEASE_MS) == Steps(overtake=all_of(0))
 
 
+def test_what_a_node_lets_go_of_as_it_leaves_is_claimed_at_once() -> None:
+    owner = Ownership("me", SLOTS, SLOTS, ask_again_ms=100, grace_ms=500)
+    owner.placed(MINE, 0)
+    follow(owner)
+    holders = {slot: holder() for slot in (0, 1)}
+    assert owner.step(holders, {}, 0) == Steps(ask={"other": all_of(0, 1)})
+    owner.refused([1], 0)
+    owner.left([0, 1, 2], "other")  # before the other questions were answered
+    assert owner.step({}, {}, 1) == Steps(claim=all_of(0), overtake=all_of(2))
+    assert owner.step({}, {}, 100) == Steps(overtake=all_of(1)), "it is asked again after a while"
+    owner.placed(("other",) * SLOTS, 200)
+    owner.placed(MINE, 300)
+    assert owner.phase(3) == "idle", "of this one nothing is known"
+    follow(owner, 300)
+    assert owner.step({}, {}, 799) == Steps()
+
+
 def test_slots_of_others_are_left_alone() -> None:
     owner = ownership()
     owner.placed(("other",) * SLOTS, 0)

@@ -359,7 +359,7 @@ def _due_latest_ms(operations: list[Operation], *, is_new: bool) -> float:
 
 def _is_due_in_calm(late_ms: float, due_ms: float, item: Delivery, history: History) -> bool:
     """Was there calm from when a delivery was due to when it would have been late?"""
-    if history.calm_s is None:
+    if history.calm_s is None or item.began_s < history.calm_s:  # by a clock that ran ahead
         return False
     if history.calm_ms is not None:
         return history.calm_ms[0] <= due_ms and late_ms <= history.calm_ms[1]

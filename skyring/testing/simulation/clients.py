@@ -92,7 +92,8 @@ class Clients:
     def set_due(self) -> None:
         """Work out when timers with a relative time-out are due, at the earliest and the latest.
 
-        By the clock of whoever carried the operation out, which was one of them.
+        By the clock of whoever carried the operation out, which was one of them. While it has no
+        answer the ring repeats it, even when what it has made is delivered already.
         """
         began: dict[str, list[float]] = {}
         for item in self._history.deliveries:
@@ -102,7 +103,7 @@ class Clients:
             after = [each for each in began.get(operation.content, ()) if each >= operation.sent_s]
             if not after:
                 continue
-            until_s = min(after)
+            until_s = _last_by(after, operation.answered_s)
             ahead_ms = min(
                 machine.clock.offset_min_ms(operation.sent_s, until_s)
                 for machine in self._carriers(writers, operation, until_s)
@@ -374,6 +375,13 @@ class Clients:
         text = payload_of(self._plan.seed, operation.content, self._plan.payload_bytes_max)
         operation.is_large = len(text) > self._plan.payload_bytes_max - ENVELOPE_BYTES
         return msgspec.Raw(msgspec.json.encode(text))
+
+
+def _last_by(moments_s: list[float], end_s: float | None) -> float:
+    """The last of them up to an end, if there is one; the first if none is that early."""
+    return max(
+        (each for each in moments_s if end_s is None or each <= end_s), default=min(moments_s)
+    )
 
 
 def _forget(task: asyncio.Task[Any]) -> None:

@@ -163,8 +163,7 @@ def _no_waiting_for_leases(stack: ExitStack) -> None:
             slot: holder if holder.is_listening else Holder(holder.name, 0, False)
             for slot, holder in holders.items()
         }
-        self._grace_ms = 0
-        self._mine_since_ms = [0] * len(self._mine_since_ms)
+        self._left_alone_until_ms = [0] * len(self._left_alone_until_ms)
         return real(self, silent, claimants, now_ms)
 
     async def taken(self: Mover, slots: Any) -> frozenset[int]:

@@ -227,6 +227,9 @@ class SimulatedBus(Bus):
     def serve(self) -> None:
         self._serves = True
 
+    async def drain(self) -> None:
+        await self._wire.ask(self._drained, timeout_s=self._timeout_s)
+
     async def announce(self, announcement: bytes, timeout_ms: int) -> None:
         await self._wire.ask(self._announced, announcement, timeout_s=timeout_ms / 1000)
 
@@ -256,6 +259,10 @@ class SimulatedBus(Bus):
             self._server.buses.remove(self)
 
     # At the server
+
+    def _drained(self, answer: Callable[[Any], None]) -> None:
+        self._serves = False
+        answer(None)
 
     def _announced(self, announcement: bytes, answer: Callable[[Any], None]) -> None:
         self._server.kept[self.node] = announcement
