@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -33,10 +34,15 @@ def test_none_is_given_twice_in_a_row() -> None:
     assert len(set(free_ports(100))) == 100
 
 
-@pytest.mark.usefixtures("directory")
-def test_processes_at_the_same_time_are_given_different_ones() -> None:
-    with multiprocessing.get_context("fork").Pool(4) as pool:
-        found = pool.map(free_ports, [250] * 4, chunksize=1)
+def test_processes_at_the_same_time_are_given_different_ones(directory: Path) -> None:
+    command = [sys.executable, "-c", "from skyring.ports import *; print(*free_ports(250))"]
+    environment = {**os.environ, "TMPDIR": str(directory)}
+    processes = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    found = [process.communicate()[0].split() for process in processes]
+    assert turn(directory).exists()
     assert len({port for ports in found for port in ports}) == 1_000
 
 
