@@ -294,11 +294,15 @@ class RingMember:
         if gossip is None:
             return
         if gossip.node != self._me:
-            self.ownership.left(self.observer.hear(gossip), gossip.node)
+            self.ownership.left(self.observer.hear(gossip))
             held = self.observer.table.said_to_hold(gossip.node)
             self._contest.heard(held, self._clock.monotonic_ms())
-        elif self.presence.state is not None and gossip.incarnation > self.presence.incarnation:
+        elif self._needs_name() and gossip.incarnation > self.presence.incarnation:
             self._fail(RingError(f"another node with the name {self._me} has joined the ring"))
+
+    def _needs_name(self) -> bool:
+        """Who has given everything away has no part in the ring any more."""
+        return self.presence.state in ("joining", "alive") or bool(self._host.held())
 
     def asked(self, question: bytes, answer: Answer) -> None:
         """Another node asks this one."""

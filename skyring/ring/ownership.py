@@ -121,9 +121,12 @@ class Ownership:
                 self._phases[slot] = "released"
                 self._released_by[slot] |= {by}
 
-    def left(self, slots: Iterable[int], by: str) -> None:
-        """This node is leaving the ring, and has let go of them: they need not be left alone."""
-        self.released(slots, by)
+    def left(self, slots: Iterable[int]) -> None:
+        """A node that is leaving says that it holds these no more: they need not be left alone.
+
+        It may still be finishing what it has accepted. Who asks it is answered after that, or by
+        nobody when it has left.
+        """
         for slot in slots:
             self._left_alone_until_ms[slot] = 0
 

@@ -283,6 +283,19 @@ async def test_who_leaves_answers_what_it_was_asked_before_it_says_farewell() ->
         assert a.sees()["b"] == "left"
 
 
+async def test_a_name_is_free_when_its_node_has_left() -> None:
+    async with ring_of("a", "b") as ring:
+        old = ring.nodes["b"]
+        await old.node.leave()  # it still serves, and ends its deliveries
+        ring.nodes["b"] = RingNode(ring, "b")
+        try:
+            await ring.nodes["b"].node.start()
+            await ring.settled()
+            assert not old.has_failed()
+        finally:
+            await old.node.stop()
+
+
 async def test_what_happens_is_told() -> None:
     async with ring_of("a", "b") as ring:
         (timer_id,) = await create(ring.nodes["a"], 1, timeout=20)

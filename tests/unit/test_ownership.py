@@ -80,8 +80,10 @@ def test_what_a_node_lets_go_of_as_it_leaves_is_claimed_at_once() -> None:
     holders = {slot: holder() for slot in (0, 1)}
     assert owner.step(holders, {}, 0) == Steps(ask={"other": all_of(0, 1)})
     owner.refused([1], 0)
-    owner.left([0, 1, 2], "other")  # before the other questions were answered
-    assert owner.step({}, {}, 1) == Steps(claim=all_of(0), overtake=all_of(2))
+    owner.left([0, 1, 2])
+    assert owner.step({}, {}, 1) == Steps(overtake=all_of(2)), "0 is being released"
+    owner.released([0], "other")
+    assert owner.step({}, {}, 1) == Steps(claim=all_of(0))
     assert owner.step({}, {}, 100) == Steps(overtake=all_of(1)), "it is asked again after a while"
     owner.placed(("other",) * SLOTS, 200)
     owner.placed(MINE, 300)

@@ -103,7 +103,10 @@ class Clients:
             after = [each for each in began.get(operation.content, ()) if each >= operation.sent_s]
             if not after:
                 continue
-            until_s = _last_by(after, operation.answered_s)
+            until_s = min(after)
+            end_s = operation.answered_s or operation.sent_s + 2 * CLIENT_TIMEOUT_S
+            if until_s <= end_s:  # it may have been made once more by then
+                until_s = end_s
             ahead_ms = min(
                 machine.clock.offset_min_ms(operation.sent_s, until_s)
                 for machine in self._carriers(writers, operation, until_s)
@@ -375,13 +378,6 @@ class Clients:
         text = payload_of(self._plan.seed, operation.content, self._plan.payload_bytes_max)
         operation.is_large = len(text) > self._plan.payload_bytes_max - ENVELOPE_BYTES
         return msgspec.Raw(msgspec.json.encode(text))
-
-
-def _last_by(moments_s: list[float], end_s: float | None) -> float:
-    """The last of them up to an end, if there is one; the first if none is that early."""
-    return max(
-        (each for each in moments_s if end_s is None or each <= end_s), default=min(moments_s)
-    )
 
 
 def _forget(task: asyncio.Task[Any]) -> None:
