@@ -292,6 +292,18 @@ def test_a_fault_is_felt_for_a_while() -> None:
     assert story.broken(Allowance(fault_s=1)) == []
 
 
+@pytest.mark.parametrize("begun_s", [0.9, 1.0])
+def test_the_one_that_arrives_last_may_have_begun_first(begun_s: float) -> None:
+    rules = [] if begun_s == 1 else ["duplicate"]
+    allowance = Allowance(begun_s=begun_s)
+    story = Story().create(1, 2).fault(2.5, 6, "b").delivered(3).delivered(4, node="b")
+    assert story.broken(allowance) == rules
+    story = Story().create(1, 2).delivered(3).delivered(4, node="b", told=False)
+    assert story.broken(allowance) == rules
+    story = Story().create(1, 2).fault(3.5, 6, "b").delivered(3).delivered(4, node="b")
+    assert story.broken(allowance) == ["duplicate"], "the fault came when both had begun"
+
+
 def test_a_client_that_repeats_its_create_may_make_a_second_timer() -> None:
     story = Story().create(1, None).create(2, 3).delivered(3).delivered(4)
     assert story.broken() == []

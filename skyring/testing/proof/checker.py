@@ -198,6 +198,11 @@ def _duplicates(timer: Timer, history: History, allowance: Allowance) -> Iterato
             continue
         if _was_repeated(timer, item.content, before.began_s):
             continue  # a client that repeats its create may come when the first is delivered
+        is_open = item.began_s - allowance.begun_s <= before.began_s  # which of them was first?
+        if is_open and (
+            not item.told or _may_repeat(timer, item, before, history.faults, allowance)
+        ):
+            continue
         if not _may_repeat(timer, before, item, history.faults, allowance):
             text = f"{item.content} at {before.began_s:.3f} and again at {item.began_s:.3f}"
             yield Violation("duplicate", timer.id, text)
