@@ -106,6 +106,7 @@ class LevelDBStorage(Storage):
         self._slots_with_gaps: set[int] = set()
         self._changed = asyncio.Event()  # set when a write or a read has ended
         self._is_open = False
+        self._is_lenient = False
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -229,10 +230,17 @@ class LevelDBStorage(Storage):
         self._changed.set()
 
     async def _reopen(self, error: Exception) -> None:
+        """Open as soon as that works; if a table is damaged without LevelDB's checksums.
+
+        It would meet the block again whenever it merges tables. Our own checksums decide then.
+        """
+        damage = error if isinstance(error, plyvel.CorruptionError) else None
+        if damage is not None and self._is_lenient:
+            raise StorageError(f"{self._files.path} {UNREADABLE}: {plain(error)}")
         deadline = self._loop.time() + self._reopen_timeout_ms / 1000
         while True:
             try:
-                await self._open_db(acknowledged=self._group_number)
+                await self._open_db(acknowledged=self._group_number, found=damage)
             except (StorageError, plyvel.Error) as again:
                 if self._closing or self._loop.time() >= deadline:
                     reason = f"a write failed ({plain(error)}) and the storage did not come back"
@@ -240,6 +248,7 @@ class LevelDBStorage(Storage):
                 logger.warning("the storage is not sound yet: %s", plain(again))
                 await asyncio.sleep(REOPEN_PAUSE_S)
             else:
+                self._is_lenient |= damage is not None
                 logger.warning("the storage is sound again")
                 return
 
@@ -342,9 +351,9 @@ class LevelDBStorage(Storage):
 
     # Opening and closing
 
-    async def _open_db(self, acknowledged: int | None = None) -> None:
+    async def _open_db(self, acknowledged: int | None = None, found: Any = None) -> None:
         run = self._reader.run
-        db, damaged = await run(self._files.open)
+        db, damaged = await run(lambda: self._files.open(found))
         if damaged:
             self.damage.opens += 1
             self.damage.slots.update(range(self._files.slots))

@@ -79,8 +79,11 @@ class LevelDBFiles:
     groups_last: bool = True
     """Is an acknowledged group on the disk for good?"""
 
-    def open(self) -> tuple[Any, bool]:
+    def open(self, found: plyvel.CorruptionError | None = None) -> tuple[Any, bool]:
         """The open database, and whether damage was found on the way.
+
+        Args:
+            found: damage that is known of.
 
         Raises:
             StorageLocked: another process holds the directory.
@@ -97,6 +100,8 @@ class LevelDBFiles:
         try:
             if wrong is not None:
                 raise plyvel.CorruptionError(wrong)
+            if found is not None:
+                raise found
             db, damaged = self._open_strictly(), False
         except plyvel.CorruptionError as error:
             db, damaged = self._open_damaged(error, is_short=wrong is not None), True

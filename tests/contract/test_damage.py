@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from google_crc32c import value as crc32c
 
-from skyring.errors import StorageError, StorageLocked
+from skyring.errors import StorageError, StorageLocked, Unavailable
 from skyring.settings import StorageSettings
 from skyring.storage.base import Storage
 from skyring.storage.leveldb import LevelDBStorage
@@ -120,6 +120,57 @@ def cut(file: Path, share: float) -> None:
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What was reported."""
     return [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR]
+
+
+# A damaged block that LevelDB meets when it merges tables
+
+
+def overwrite(table: Path, at: int, data: bytes) -> None:
+    with table.open("r+b") as file:
+        file.seek(at)
+        file.write(data)
+
+
+async def write_on(storage: Storage) -> None:
+    """Until LevelDB has merged tables, or writing has ended for good."""
+    async with asyncio.timeout(EXIT_S_MAX):
+        for number in range(COUNT, 10 * COUNT):
+            while True:
+                try:
+                    await storage.commit(1, [(b"%05d" % number, VALUE), (b"%05d" % 7, VALUE)])
+                    break
+                except Unavailable:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(PAUSE_S):
+                            await storage.failed()
+
+
+async def test_a_damaged_block_that_is_met_when_tables_are_merged(
+    killed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = file_of(killed, "*.ldb")
+    value_at = table.read_bytes().index(VALUE[:400])
+    overwrite(table, value_at, b"\0")  # the block can be read for all that
+    async with opened(killed) as storage:
+        assert storage.damage.opens == 0
+        await write_on(storage)
+        assert storage.damage.opens == 1, "it is not opened again and again"
+        assert storage.damage.slots == set(range(SLOTS))
+        found = await served(storage)
+        assert len(found) == 10 * COUNT - 1
+    assert any("is damaged" in text and "timers may be lost" in text for text in errors(caplog))
+    assert len([text for text in errors(caplog) if "a write failed" in text]) == 1
+    assert (killed / "damaged-1" / table.name).exists()
+
+
+async def test_a_block_that_cannot_be_read_at_all_when_tables_are_merged(
+    killed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    overwrite(file_of(killed, "*.ldb"), 600, b"\xff" * 1_000)
+    async with opened(killed) as storage:
+        with pytest.raises(StorageError, match="is damaged, or its disk fails; restore it"):
+            await write_on(storage)
+    assert len([text for text in errors(caplog) if "a write failed" in text]) == 2
 
 
 # What is cut off

@@ -232,7 +232,7 @@ class SimulatedFiles(LevelDBFiles):
         object.__setattr__(self, "slots", slots)
         object.__setattr__(self, "path", "the simulated disk")
 
-    def open(self) -> tuple[Any, bool]:
+    def open(self, found: plyvel.CorruptionError | None = None) -> tuple[Any, bool]:
         """As of `LevelDBFiles`."""
         disk: Disk = self.disk  # type: ignore[attr-defined]
         database = disk.open()
