@@ -113,9 +113,9 @@ class Observer:
             self.placement = place(self.membership.owners(), self._slots)
             self._changed()
 
-    def holders(self) -> dict[int, Holder]:
+    def holders(self) -> dict[int, list[Holder]]:
         """Others that say that they hold slots, and how long their word counts."""
-        holders: dict[int, Holder] = {}
+        holders: dict[int, list[Holder]] = {}
         for member in self.membership.members():
             if member.name == self._me or member.state == "left":
                 continue
@@ -123,9 +123,7 @@ class Observer:
             holder = Holder(member.name, until_ms, member.state != "dead")
             # The table forgets the slots of the dead; their leases go on all the same.
             for slot in unpack_slots(member.gossip.held, self._slots):
-                rival = holders.get(slot)
-                if rival is None or rival.lease_until_ms < until_ms:
-                    holders[slot] = holder
+                holders.setdefault(slot, []).append(holder)
         return holders
 
     def claimed(self, slot: int, node: str) -> None:

@@ -15,7 +15,7 @@ All times are monotonic milliseconds of this node.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from skyring.ring.placement import Placement
@@ -148,7 +148,7 @@ class Ownership:
     def taken(
         self,
         slots: Iterable[int],
-        holders: Mapping[int, Holder],
+        holders: Mapping[int, Sequence[Holder]],
         claimants: Mapping[int, Holder],
         now_ms: int,
     ) -> frozenset[int]:
@@ -165,25 +165,27 @@ class Ownership:
     def _others(
         self,
         slot: int,
-        holders: Mapping[int, Holder],
+        holders: Mapping[int, Sequence[Holder]],
         claimants: Mapping[int, Holder],
         now_ms: int,
     ) -> list[Holder]:
         return [
             other
-            for other in (holders.get(slot), claimants.get(slot))
-            if other is not None
-            and other.name not in self._released_by[slot]
-            and now_ms < other.lease_until_ms
+            for other in (*holders.get(slot, ()), *([claimants[slot]] if slot in claimants else ()))
+            if other.name not in self._released_by[slot] and now_ms < other.lease_until_ms
         ]
 
     def step(
-        self, holders: Mapping[int, Holder], claimants: Mapping[int, Holder], now_ms: int
+        self,
+        holders: Mapping[int, Sequence[Holder]],
+        claimants: Mapping[int, Holder],
+        now_ms: int,
     ) -> Steps:
         """What is to be done now.
 
         Args:
-            holders: other nodes that say that they hold slots, by the number of the slot.
+            holders: all other nodes that say that they hold slots, by the number of the slot. It
+                may be several, of which one does not know yet that another has claimed it.
             claimants: other nodes that have claimed slots, as the logs say, and have perhaps not
                 said so yet.
             now_ms: now.

@@ -175,13 +175,16 @@ def test_the_slots_of_the_dead_keep_their_holder_until_its_lease_is_over() -> No
     clock = ManualClock()
     observer = made_observer(clock)
     observer.hear(Gossip("other", 1, "alive", held=pack_slots([2, 5])))
-    assert observer.holders() == dict.fromkeys([2, 5], Holder("other", 1_050, True))
+    assert observer.holders() == {slot: [Holder("other", 1_050, True)] for slot in (2, 5)}
     pass_away(clock, observer)
     assert observer.membership.owners() == []
     assert observer.table.holder(2) is None
-    assert observer.holders() == dict.fromkeys([2, 5], Holder("other", 1_050, False))
+    assert observer.holders() == {slot: [Holder("other", 1_050, False)] for slot in (2, 5)}
+    observer.hear(Gossip("third", 1, "alive", held=pack_slots([5])))
+    third = Holder("third", 1_450, True)
+    assert observer.holders()[5] == [Holder("other", 1_050, False), third], "both may act"
     observer.hear(Gossip("other", 1, "left"))
-    assert observer.holders() == {}
+    assert observer.holders() == {5: [third]}
 
 
 def test_a_node_whose_claim_stands_in_a_log_may_act_on_it_before_it_says_so() -> None:

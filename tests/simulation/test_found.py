@@ -46,6 +46,7 @@ from tests.simulation.seeds import play
         5098,
         5948,
         6140,
+        6285,
         6935,
         6943,
     ],

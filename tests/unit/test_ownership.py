@@ -23,8 +23,8 @@ def ownership(moves_max: int = SLOTS) -> Ownership:
     return made
 
 
-def holder(until_ms: int = LEASE_MS, *, is_listening: bool = True) -> Holder:
-    return Holder("other", until_ms, is_listening)
+def holder(until_ms: int = LEASE_MS, *, is_listening: bool = True) -> list[Holder]:
+    return [Holder("other", until_ms, is_listening)]
 
 
 def all_of(*slots: int) -> frozenset[int]:
@@ -155,6 +155,19 @@ def test_a_slot_that_was_released_and_that_somebody_else_has_claimed(
     assert owner.taken([0], holders, {}, 0) == all_of(0), "that it released it once is over"
 
 
+def test_who_releases_a_slot_does_not_speak_for_another_that_holds_it() -> None:
+    owner = ownership()
+    follow(owner)
+    holders = {0: [Holder("other", LEASE_MS, True), Holder("third", LEASE_MS - 1, True)]}
+    assert owner.step(holders, {}, 0).ask == {"other": all_of(0)}
+    owner.released([0], "other")
+    assert owner.taken([0], holders, {}, 0) == all_of(0)
+    steps = owner.step(holders, {}, 0)
+    assert (steps.claim, steps.ask) == (all_of(), {"third": all_of(0)})
+    owner.released([0], "third")
+    assert owner.step(holders, {}, 0).claim == all_of(0)
+
+
 def test_a_release_that_comes_late_is_none() -> None:
     owner = ownership()
     follow(owner)
@@ -250,7 +263,7 @@ class Moves(RuleBasedStateMachine):
     def begin(self) -> None:
         self.now_ms = 0
         self.owner = ownership(moves_max=4)
-        self.holders: dict[int, Holder] = {}
+        self.holders: dict[int, list[Holder]] = {}
         self.claimants: dict[int, Holder] = {}
         self.released: dict[int, set[str]] = {}
         self.asked: dict[int, str] = {}
@@ -274,7 +287,8 @@ class Moves(RuleBasedStateMachine):
     )
     def another_holds(self, slot: int, name: str, ms: int, is_listening: bool) -> None:
         if slot not in self.claiming | self.owner.held():
-            self.holders[slot] = Holder(name, self.now_ms + ms, is_listening)
+            others = [each for each in self.holders.get(slot, ()) if each.name != name]
+            self.holders[slot] = [*others, Holder(name, self.now_ms + ms, is_listening)]
 
     @rule(
         slot=st.integers(0, SLOTS - 1),
@@ -328,10 +342,10 @@ class Moves(RuleBasedStateMachine):
 
     def acting(self, slot: int, *, listening: bool = False) -> set[str]:
         """Others that may act for a slot now."""
-        others = [each[slot] for each in (self.holders, self.claimants) if slot in each]
+        claimant = self.claimants.get(slot)
         return {
             each.name
-            for each in others
+            for each in (*self.holders.get(slot, ()), *([] if claimant is None else [claimant]))
             if each.lease_until_ms > self.now_ms and each.is_listening >= listening
         }
 

@@ -160,8 +160,8 @@ def _no_waiting_for_leases(stack: ExitStack) -> None:
 
     def step(self: Ownership, holders: Any, claimants: Any, now_ms: int) -> Any:
         silent = {
-            slot: holder if holder.is_listening else Holder(holder.name, 0, False)
-            for slot, holder in holders.items()
+            slot: [each if each.is_listening else Holder(each.name, 0, False) for each in found]
+            for slot, found in holders.items()
         }
         self._left_alone_until_ms = [0] * len(self._left_alone_until_ms)
         return real(self, silent, claimants, now_ms)
