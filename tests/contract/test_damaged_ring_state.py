@@ -6,10 +6,11 @@ log, from which the other nodes read it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import plyvel
 import pytest
 
-from skyring.errors import Fenced, StorageError
+from skyring.errors import Fenced, StorageError, Unavailable
 from skyring.settings import StorageSettings
 from skyring.storage.base import Write
 from skyring.storage.entry import Entry, decode_entry
@@ -30,6 +31,9 @@ SLOTS = 8
 SLOT, OTHER = 1, 2
 END = b"\xff" * 40
 COMMITS = 20
+MORE_MAX = 3_000
+WAIT_S_MAX = 30
+PAUSE_S = 0.01
 FILLING = 40
 FILLER = b"x" * 1_000
 """With some of these, what stands behind them is in another block of LevelDB's log."""
@@ -328,6 +332,45 @@ async def test_a_table_in_which_nothing_is_found(ring: Ring) -> None:
             for slot, expected in ring.truth.items():
                 assert await node.content(slot) == expected
     await ring.other_node_agrees()
+
+
+async def sound_again(node: Node) -> dict[bytes, bytes]:
+    """What a slot has when it is held again, which takes a while."""
+    async with asyncio.timeout(WAIT_S_MAX):
+        while True:
+            try:
+                await node.storage.acquire([SLOT, OTHER])
+                return await node.content()
+            except (Unavailable, Fenced):
+                await asyncio.sleep(PAUSE_S)
+
+
+async def test_a_block_that_leveldb_meets_when_it_merges_tables(tmp_path: Path) -> None:
+    ring, path = Ring(tmp_path), tmp_path / "killed"
+    settings = {"write_buffer_bytes": 65_536}
+    async with opened(path, ring.log, **settings) as node:
+        await node.storage.acquire([SLOT, OTHER])
+        for name in (b"one", b"two", b"three", b"four", b"five"):
+            await ring.fill(node, name)
+    table = sorted(path.glob("*.ldb"))[-1]
+    content = bytearray(table.read_bytes())
+    content[content.index(FILLER[:400])] ^= 4
+    table.write_bytes(content)
+    async with opened(path, ring.log, **settings) as node:
+        await node.storage.acquire([SLOT, OTHER])
+        for number in range(MORE_MAX):
+            if node.state.damage.opens:
+                break
+            with suppress(Unavailable, Fenced):
+                await ring.commit(node, (b"t/more-%d" % number, FILLER))
+        assert node.state.damage.opens == 1
+        await sound_again(node)
+        await ring.fill(node, b"after")
+        found = await node.content()
+    async with opened(tmp_path / "fresh", ring.log) as fresh:
+        await fresh.storage.acquire([SLOT, OTHER])
+        assert await fresh.content() == found
+    assert ring.truth[SLOT].items() <= found.items(), "and perhaps what had no answer"
 
 
 async def test_who_follows_a_slot_reads_it_again_as_well(ring: Ring) -> None:
