@@ -24,7 +24,7 @@ from skyring.timers.request import BulkEntry
 from skyring.timers.service import Created
 from skyring.transports.base import Callback
 
-__all__ = ["Clients"]
+__all__ = ["CLIENT_TIMEOUT_S", "Clients"]
 
 CLIENT_TIMEOUT_S = 30.0
 """Then a client gives up."""

@@ -67,6 +67,8 @@ class Machine:
         self.process: Process | None = None
         self.processes: list[Process] = []
         self.is_stopping = False
+        self.stopped_s: list[float] = []
+        """When it was told to stop."""
         self._bus: SimulatedBus | None = None
 
     @property
@@ -110,6 +112,7 @@ class Machine:
         if self.process is None or self.node is None or self.is_stopping:
             return None
         self.is_stopping = True
+        self.stopped_s.append(self._loop.time())
         return self.process.spawn(self._stop(self.process, self.node))
 
     async def _live(self, process: Process) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from skyring.testing.proof.checker import Allowance, Violation, check
 from skyring.testing.proof.history import History
-from skyring.testing.simulation.clients import Clients
+from skyring.testing.simulation.clients import CLIENT_TIMEOUT_S, Clients
 from skyring.testing.simulation.indexes import index_faults
 from skyring.testing.simulation.log import LogServer
 from skyring.testing.simulation.loop import Deadlock, SimulatedLoop
@@ -186,11 +186,18 @@ class Simulation:
     def _check_answers(self) -> None:
         """Without a fault that harms, every request to a ring that has settled is answered.
 
-        A node that has been stopped hears of none.
+        A node that has been stopped hears of none, and what waits at one for another node that is
+        to take a slot may be cut off when it is stopped.
         """
+        stopped_s = {machine.name: machine.stopped_s for machine in self.machines}
         for operation in self.history.operations:
             has_settled = self._settled_s is not None and operation.sent_s > self._settled_s
-            may_be_refused = operation.is_large or id(operation) in self.clients.unheard
+            end_s = operation.answered_s or operation.sent_s + CLIENT_TIMEOUT_S
+            may_be_refused = (
+                operation.is_large
+                or id(operation) in self.clients.unheard
+                or any(operation.sent_s <= at <= end_s for at in stopped_s.get(operation.node, ()))
+            )
             if has_settled and not may_be_refused and operation.answer in ("refused", "unknown"):
                 self._fail(
                     f"{operation.kind} {operation.id} at {operation.node} was answered"
