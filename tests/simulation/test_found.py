@@ -47,6 +47,7 @@ from tests.simulation.seeds import play
         5948,
         6140,
         6285,
+        6858,
         6935,
         6943,
     ],
