@@ -230,7 +230,7 @@ class LevelDBStorage(Storage):
         self._changed.set()
 
     async def _reopen(self, error: Exception) -> None:
-        """Open as soon as that works; if a table is damaged without LevelDB's checksums.
+        """Open as soon as that works; if a table is damaged, without LevelDB's checksums.
 
         It would meet the block again whenever it merges tables. Our own checksums decide then.
         """

@@ -103,10 +103,8 @@ class Clients:
             after = [each for each in began.get(operation.content, ()) if each >= operation.sent_s]
             if not after:
                 continue
-            until_s = min(after)
             end_s = operation.answered_s or operation.sent_s + 2 * CLIENT_TIMEOUT_S
-            if until_s <= end_s:  # it may have been made once more by then
-                until_s = end_s
+            until_s = max(min(after), end_s)  # it may have been made once more by then
             ahead_ms = min(
                 machine.clock.offset_min_ms(operation.sent_s, until_s)
                 for machine in self._carriers(writers, operation, until_s)
