@@ -213,8 +213,8 @@ class Ownership:
                 phase = self._phases[slot] = "ready"
             if phase == "ready":
                 listening = [other.name for other in others if other.is_listening]
-                is_known = slot in holders or now_ms >= self._left_alone_until_ms[slot]
-                if not others and is_known:
+                may_overtake = slot in holders or now_ms >= self._left_alone_until_ms[slot]
+                if not others and may_overtake:
                     self._phases[slot] = "claiming"
                     overtake.add(slot)
                 elif listening and moving < self._moves_max:
