@@ -2,7 +2,7 @@
 # make run-with-transports   the same, with all plug-ins of transports/ loaded
 # make test                  everything that CI checks
 # make simulate SEEDS=10000  that many simulated rings, with faults; make test plays 200
-# make mutants               switches off each safety rule in turn: the simulator has to miss it
+# make mutants               switches off each safety rule in turn: the simulator has to notice
 # make chaos                 what real processes bear: half an hour, as root, and a report in build/
 # make compose-up            five nodes, three NATS servers and nginx on port 8080, in Docker
 # make compose-down          stops them; the timers stay

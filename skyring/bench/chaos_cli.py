@@ -47,7 +47,7 @@ def chaos(
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option("--report", help="Write PATH.json, PATH.md and, with matplotlib, PATH.svg."),
+        typer.Option("--report", help="Write PATH.json, PATH.md and PATH.svg; needs matplotlib."),
     ] = None,
     max_seconds: MaxSeconds = 7_200.0,
     json: Json = False,

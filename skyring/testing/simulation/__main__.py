@@ -101,20 +101,20 @@ def mutants(
         list[str] | None, typer.Argument(callback=_known, help="names; all if none")
     ] = None,
 ) -> None:
-    """Switch off one safety rule after the other; ends with 1 if one of them is not missed."""
-    missed = []
+    """Switch off one safety rule after the other; ends with 1 if that is not noticed of one."""
+    unnoticed = []
     for name in only or MUTANTS:
         began_s = time.monotonic()
         found = next((told for told in play_many(0, most, jobs, name) if told.violations), None)
         took_s = time.monotonic() - began_s
         if found is None:
-            missed.append(name)
+            unnoticed.append(name)
             typer.echo(f"{name:32} NOT FOUND in {most} seeds, {took_s:.0f} s")
         else:
             text = found.violations[0]
             typer.echo(f"{name:32} seed {found.seed:3d}, {took_s:3.0f} s  {text[:100]}")
-    if missed:
-        typer.echo(f"{len(missed)} rules are not missed: {', '.join(missed)}")
+    if unnoticed:
+        typer.echo(f"{len(unnoticed)} rules can be switched off unnoticed: {', '.join(unnoticed)}")
         raise typer.Exit(1)
 
 
